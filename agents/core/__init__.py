@@ -1,0 +1,1 @@
+"""The one rollout and buffer core: it knows no algorithm and no particular environment."""

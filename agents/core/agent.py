@@ -1,0 +1,439 @@
+"""Agent: learn, predict, save, load, and the only training loop.
+
+An algorithm subclasses `Agent` and says what it is made of (`build`, `parts`), how it acts (`act`, `to_env`, `choose`),
+what it stores (`schema`, `rows_per_iteration`, `buffer_rows`) and how it learns (`update`). The surface is
+Stable-Baselines3's, so that its callbacks, `evaluate_policy` and loggers work unchanged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from agents.core import checkpoint
+from agents.core.buffer import Buffer, Field
+from agents.core.collector import Collector
+from agents.core.environments import as_vector_env, environment_spec, environment_state, restore_environment
+from agents.core.errors import CheckpointError, nearest
+from agents.core.spaces import describe, flatten, leaves, observation_tensors, rebuild, same
+from agents.core.tasks import TaskSampler
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.logger import Logger
+
+
+class Agent:
+    """An algorithm on a vector environment.
+
+    env: a Gymnasium id, an Env or a VectorEnv. seed: everything random follows from it. device: "auto" takes CUDA where
+    there is one. config: a `Config`, or None for its defaults; further keywords replace single fields of it.
+
+    Raises ValueError for unknown fields, impossible settings and spaces that the algorithm cannot serve.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    default_num_envs: ClassVar[int] = 16  # when `env` is an id
+    log_interval: ClassVar[int] = 1  # iterations
+
+    def __init__(
+        self,
+        env: str | gym.Env | VectorEnv | None,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+        config: Any = None,
+        _spaces: tuple[spaces.Space, spaces.Space] | None = None,
+        **fields: Any,
+    ) -> None:
+        self.config = self._configure(config, fields)
+        self.env = None if env is None else as_vector_env(env, self.default_num_envs)
+        if self.env is not None:
+            self.observation_space = self.env.single_observation_space
+            self.action_space = self.env.single_action_space
+        elif _spaces is not None:
+            self.observation_space, self.action_space = _spaces
+        else:
+            raise ValueError(f"{type(self).__name__} needs an environment: an id, an Env or a VectorEnv")
+        self.seed = int(seed)
+        self.device = _device(device)
+        self.generator = torch.Generator(self.device).manual_seed(self.seed)
+        self.predict_generator = torch.Generator(self.device).manual_seed(self.seed + 1)
+        self.num_timesteps = 0
+        self.iterations = 0
+        self.total_timesteps = 0
+        self.ep_info_buffer: deque[dict[str, float]] = deque(maxlen=100)
+        self.restored_exactly = False
+        self.buffer: Buffer | None = None
+        self.collector: Collector | None = None
+        self._environment = None if self.env is None else environment_spec(self.env)
+        self._logger: Logger | None = None
+        self._stop_requested = False
+        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
+            torch.manual_seed(self.seed)
+            self.build()
+
+    # --- what an algorithm says ---------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Make networks and optimisers from `observation_space`, `action_space` and `config`."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[str, Any]:
+        """Everything with a state_dict that a checkpoint must hold, by name."""
+        raise NotImplementedError
+
+    def schema(self) -> dict[str, Field]:
+        """The fields that `act` returns."""
+        raise NotImplementedError
+
+    def rows_per_iteration(self) -> int:
+        """Vector steps to collect before each update."""
+        raise NotImplementedError
+
+    def buffer_rows(self) -> int:
+        """Rows that the buffer holds."""
+        return self.rows_per_iteration()
+
+    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
+        """Act in training: the fields of `schema` for N environments."""
+        raise NotImplementedError
+
+    def choose(self, obs: Any, deterministic: bool) -> Tensor:
+        """Act in evaluation: actions [batch, ...] as stored."""
+        raise NotImplementedError
+
+    def to_env(self, action: Tensor) -> Any:
+        """Stored actions as the environment takes them."""
+        raise NotImplementedError
+
+    def update(self) -> Mapping[str, float | Tensor]:
+        """Learn from the buffer; the metrics to log under train/."""
+        raise NotImplementedError
+
+    def tasks(self) -> TaskSampler | None:
+        """Draws reset seeds in groups; None leaves seeding to the environments' own generators."""
+        return None
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: BaseCallback | list[BaseCallback] | Any = None,
+        log_interval: int | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Collect and update until `total_timesteps` environment steps (summed over environments) have been made.
+
+        callback: Stable-Baselines3 callbacks. `on_rollout_start` is the iteration boundary, where the whole state is
+        consistent. log_interval: iterations between log rows. reset_num_timesteps=False makes `total_timesteps`
+        additional steps, as in Stable-Baselines3.
+        """
+        self.prepare()
+        assert self.collector is not None
+        if reset_num_timesteps:
+            self.num_timesteps = self.iterations = 0
+        self.total_timesteps = self.num_timesteps + int(total_timesteps)
+        self._stop_requested = False
+        every = log_interval or self.log_interval
+        hook = self._callback(callback, progress_bar)
+        started, steps_before = time.monotonic(), self.num_timesteps
+        if hook is not None:
+            hook.on_training_start({"self": self, "total_timesteps": self.total_timesteps}, {})
+
+        def on_step(step: dict[str, Any]) -> bool:
+            self.num_timesteps += step["num_steps"]
+            assert hook is not None
+            step["infos"] = _Infos(step["infos"], len(step["dones"]))
+            hook.update_locals(step)
+            return bool(hook.on_step())
+
+        while self.num_timesteps < self.total_timesteps:
+            if hook is not None:
+                hook.on_rollout_start()
+            if self._stop_requested:
+                break
+            count, finished, going = self.collector.collect(
+                self.rows_per_iteration(), None if hook is None else on_step
+            )
+            self.ep_info_buffer.extend(finished)
+            if hook is None:
+                self.num_timesteps += count
+            if not going:
+                break
+            if hook is not None:
+                hook.on_rollout_end()
+            metrics = self.update()
+            self.iterations += 1
+            if self.iterations % every == 0:
+                self._log(metrics, time.monotonic() - started, self.num_timesteps - steps_before)
+        if hook is not None:
+            if self.num_timesteps >= self.total_timesteps:
+                hook.on_rollout_start()  # the last boundary: callbacks see the finished state too
+            hook.on_training_end()
+        return self
+
+    def stop(self) -> None:
+        """Make `learn` return at the next iteration boundary; safe to call from a signal handler."""
+        self._stop_requested = True
+
+    def prepare(self) -> None:
+        """Allocate the buffer and the collector; `learn` does it on its first call."""
+        if self.collector is not None:
+            return
+        if self.env is None:
+            if self._environment is None:
+                raise ValueError("this agent has no environment to learn in: give one with set_env")
+            self.env = as_vector_env(self._environment["id"], self._environment["num_envs"], self._environment["kwargs"])
+        schema = self._transition_schema(self.env)
+        self.buffer = Buffer(schema, self.buffer_rows(), self.env.num_envs, seed=self.seed)
+        self.collector = Collector(self.env, self, self.buffer, seed=self.seed, tasks=self.tasks())
+
+    def _transition_schema(self, env: VectorEnv) -> dict[str, Field]:
+        from agents.core.collector import transition_schema
+
+        return transition_schema(env, self.schema(), episodes=self.tasks() is not None)
+
+    def _log(self, metrics: Mapping[str, float | Tensor], seconds: float, steps: int) -> None:
+        logger = self.logger
+        if self.ep_info_buffer:
+            logger.record("rollout/ep_rew_mean", float(np.mean([e["r"] for e in self.ep_info_buffer])))
+            logger.record("rollout/ep_len_mean", float(np.mean([e["l"] for e in self.ep_info_buffer])))
+        logger.record("time/fps", int(steps / max(seconds, 1e-9)))
+        logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
+        logger.record("time/iterations", self.iterations, exclude="tensorboard")
+        logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        for name, value in metrics.items():
+            logger.record(f"train/{name}", float(value))
+        logger.dump(step=self.num_timesteps)
+
+    # --- acting -------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, tuple[np.ndarray, ...] | None]:
+        """Actions for one observation or a batch of them, ready for `env.step`; `state` is passed through."""
+        single = _is_single(self.observation_space, observation)
+        batch = _stack_one(self.observation_space, observation) if single else observation
+        with torch.inference_mode():
+            tensors = observation_tensors(self.observation_space, batch, self.device)
+            actions = self.to_env(self.choose(tensors, deterministic))
+        return (actions[0] if single else actions), state
+
+    # --- environment, logger -------------------------------------------------------------------------------------
+
+    @property
+    def num_envs(self) -> int:
+        return 0 if self.env is None else self.env.num_envs
+
+    def get_env(self) -> VectorEnv | None:
+        return self.env
+
+    def set_env(self, env: str | gym.Env | VectorEnv) -> None:
+        """Go on in another environment of the same spaces. Raises ValueError where the spaces differ."""
+        made = as_vector_env(env, self.default_num_envs)
+        self._check_spaces(made)
+        self.env, self._environment = made, environment_spec(made)
+        self.buffer = self.collector = None
+
+    def get_vec_normalize_env(self) -> None:
+        """None: normalisation is part of the agent. Stable-Baselines3's callbacks ask."""
+        return None
+
+    @property
+    def logger(self) -> Logger:
+        """Stable-Baselines3's logger; without `set_logger` it writes nowhere."""
+        if self._logger is None:
+            from stable_baselines3.common.logger import Logger
+
+            self._logger = Logger(folder=None, output_formats=[])
+        return self._logger
+
+    def set_logger(self, logger: Logger) -> None:
+        self._logger = logger
+
+    def _callback(self, callback: Any, progress_bar: bool) -> BaseCallback | None:
+        if callback is None and not progress_bar:
+            return None
+        from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
+
+        if isinstance(callback, BaseCallback):
+            found = [callback]
+        elif isinstance(callback, Sequence):
+            found = list(callback)
+        else:
+            found = [] if callback is None else [ConvertCallback(callback)]
+        if progress_bar:
+            found.append(ProgressBarCallback())
+        hook = CallbackList(found)
+        hook.init_callback(self)  # type: ignore[arg-type]
+        return hook
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], *, exact: bool = False) -> Path:
+        """Write the agent to one file (".safetensors" is added where the path has no suffix).
+
+        exact: also the buffer and the environments' state, so that learning goes on bit for bit where it stopped.
+        Raises OSError where the disk refuses; what was there before stays whole.
+        """
+        state: dict[str, Any] = {
+            "algorithm": self.name,
+            "config": dataclasses.asdict(self.config),
+            "seed": self.seed,
+            "observation_space": describe(self.observation_space),
+            "action_space": describe(self.action_space),
+            "environment": self._environment,
+            "num_timesteps": self.num_timesteps,
+            "iterations": self.iterations,
+            "total_timesteps": self.total_timesteps,
+            "episodes": list(self.ep_info_buffer),
+            "generator": self.generator.get_state(),
+            "predict_generator": self.predict_generator.get_state(),
+            "parts": {name: part.state_dict() for name, part in self.parts().items()},
+        }
+        if exact and self.collector is not None and self.collector.obs is not None:
+            assert self.buffer is not None
+            assert self.env is not None
+            state["exact"] = {
+                "buffer": self.buffer.state_dict(),
+                "collector": self.collector.state_dict(),
+                "environment": environment_state(self.env),
+            }
+        return checkpoint.save(path, state)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], env: Any = None, device: str | torch.device = "auto") -> Self:
+        """The agent that `save` wrote, from what `checkpoint.load` read.
+
+        Raises CheckpointError where the spaces of `env` differ or the state does not fit the algorithm.
+        """
+        spaces_ = (rebuild(state["observation_space"]), rebuild(state["action_space"]))
+        try:
+            config = cls.Config(**{key: _tuples(value) for key, value in state["config"].items()})
+            agent = cls(None, seed=state["seed"], device=device, config=config, _spaces=spaces_)
+            for name, part in agent.parts().items():
+                part.load_state_dict(state["parts"][name])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"the checkpoint does not fit {cls.name}: {error}") from None
+        agent._environment = state["environment"]
+        agent.num_timesteps, agent.iterations = state["num_timesteps"], state["iterations"]
+        agent.total_timesteps = state["total_timesteps"]
+        agent.ep_info_buffer.extend(state["episodes"])
+        if agent.device.type == "cpu" or torch.cuda.is_available():
+            _restore_generator(agent.generator, state["generator"])
+            _restore_generator(agent.predict_generator, state["predict_generator"])
+        if env is not None:
+            agent.env = as_vector_env(env, cls.default_num_envs)
+            agent._check_spaces(agent.env)
+            agent._environment = environment_spec(agent.env)
+            if "exact" in state:
+                agent._restore_exactly(state["exact"])
+        return agent
+
+    def _restore_exactly(self, exact: Mapping[str, Any]) -> None:
+        assert self.env is not None
+        stored = exact["buffer"]
+        num_envs = len(exact["collector"]["lengths"])
+        if num_envs != self.env.num_envs:
+            raise CheckpointError(
+                f"the checkpoint was made with {num_envs} environments, this is {self.env.num_envs}: "
+                f"resume with num_envs={num_envs}"
+            )
+        self.prepare()
+        assert self.buffer is not None
+        assert self.collector is not None
+        self.buffer.load_state_dict(stored)
+        # Without the environments' own state the stored episodes cannot go on: fresh ones start.
+        if exact["environment"] is not None and restore_environment(self.env, exact["environment"]):
+            self.collector.load_state_dict(exact["collector"])
+            self.restored_exactly = True
+
+    def _check_spaces(self, env: VectorEnv) -> None:
+        for what in ("observation", "action"):
+            mine, theirs = getattr(self, f"{what}_space"), getattr(env, f"single_{what}_space")
+            if not same(mine, theirs):
+                raise CheckpointError(f"the agent was made for the {what} space {mine}, the environment has {theirs}")
+
+    def _configure(self, config: Any, fields: Mapping[str, Any]) -> Any:
+        if config is not None and not isinstance(config, self.Config):
+            raise ValueError(f"config must be a {self.Config.__qualname__}; got a {type(config).__name__}")
+        known = [field.name for field in dataclasses.fields(self.Config)]
+        for name in fields:
+            if name not in known:
+                raise ValueError(
+                    f"{self.name} has no setting {name!r}.{nearest(name, known)} It has: {', '.join(known)}."
+                )
+        return dataclasses.replace(config, **fields) if config is not None else self.Config(**fields)
+
+
+class _Infos(Sequence[dict[str, Any]]):
+    """A vector environment's infos as one dict an environment, made only when a callback looks."""
+
+    def __init__(self, infos: Mapping[str, Any], num_envs: int) -> None:
+        self.infos, self.num_envs = infos, num_envs
+
+    def __len__(self) -> int:
+        return self.num_envs
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(self.num_envs))]
+        if not -self.num_envs <= i < self.num_envs:
+            raise IndexError(i)
+        return {
+            key: value[i]
+            for key, value in self.infos.items()
+            if not key.startswith("_") and (f"_{key}" not in self.infos or self.infos[f"_{key}"][i])
+        }
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _restore_generator(generator: torch.Generator, state: Tensor) -> None:
+    if generator.get_state().shape == state.shape:  # a CUDA generator's state does not fit a CPU one
+        generator.set_state(state)
+
+
+def _is_single(space: spaces.Space, observation: Any) -> bool:
+    path, leaf = next(iter(leaves(space, "obs").items()))
+    value = flatten(space, observation, "obs")[path]
+    if isinstance(leaf, spaces.Text):
+        return isinstance(value, str)
+    return np.ndim(value) == len(leaf.shape or ())
+
+
+def _stack_one(space: spaces.Space, observation: Any) -> Any:
+    """A batch of one."""
+    if isinstance(space, spaces.Dict):
+        return {key: _stack_one(child, observation[key]) for key, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_stack_one(child, observation[i]) for i, child in enumerate(space.spaces))
+    return (observation,) if isinstance(space, spaces.Text) else np.asarray(observation)[None]

@@ -1,0 +1,267 @@
+"""The collector: steps a vector environment with a policy and fills the buffer, whatever the environment is.
+
+What it keeps once for everybody: no dummy transition is ever read back, `next_obs` is the true successor, actions are
+stored as sampled, episodes that are unfinished at the end of a collection go on in the next one, and numbers that are
+not finite stop the run with the environment's index and step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from agents.core.buffer import Buffer, Field
+from agents.core.errors import EnvironmentFailure
+from agents.core.spaces import encode_text, field_of, fields_of, flatten, leaves
+from agents.core.tasks import EVALUATION_SEEDS, TaskSampler
+
+
+class Actor(Protocol):
+    """What the collector needs of an agent."""
+
+    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
+        """Fields to store for one step of N environments, `action` [N, ...] among them."""
+
+    def to_env(self, action: Tensor) -> Any:
+        """Stored actions as `env.step` takes them."""
+
+
+def transition_schema(env: VectorEnv, action: Mapping[str, Field], *, episodes: bool = False) -> dict[str, Field]:
+    """The fields every transition has, with the action's and the policy's own fields.
+
+    episodes: keep episode and group numbers, for `Buffer.episodes`.
+    """
+    schema = {
+        **fields_of(env.single_observation_space, "obs"),
+        **action,
+        "reward": Field(),
+        "terminated": Field(),
+        "truncated": Field(),
+        **fields_of(env.single_observation_space, "next_obs"),
+    }
+    if episodes:
+        schema |= {"episode_id": Field((), torch.int64), "group_id": Field((), torch.int64)}
+    if autoreset_mode(env) is AutoresetMode.NEXT_STEP:
+        schema["valid"] = Field((), torch.uint8)
+    return schema
+
+
+def autoreset_mode(env: VectorEnv) -> AutoresetMode:
+    """How the environment resets itself; Gymnasium's default is NEXT_STEP."""
+    mode = (env.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    return mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
+
+
+class Collector:
+    """Steps `env` with `actor` into `buffer`.
+
+    tasks: draws the reset seed and the group of every episode (groups need an environment that does not reset itself);
+    without it the first reset is seeded from `seed` and later ones go on with the environments' own generators.
+    """
+
+    def __init__(
+        self, env: VectorEnv, actor: Actor, buffer: Buffer, *, seed: int = 0, tasks: TaskSampler | None = None
+    ) -> None:
+        self.env, self.actor, self.buffer, self.seed, self.tasks = env, actor, buffer, seed, tasks
+        self.mode = autoreset_mode(env)
+        if tasks is not None and self.mode is not AutoresetMode.DISABLED:
+            raise ValueError(
+                f"groups need an environment that leaves resets to the agent (AutoresetMode.DISABLED); this one has "
+                f"{self.mode}. envs.make_vec makes such environments."
+            )
+        n = env.num_envs
+        self.space = env.single_observation_space
+        self.leaves = leaves(self.space, "obs")
+        self.ragged = {name for name, leaf in self.leaves.items() if field_of(leaf).ragged}
+        self.floats = [name for name in self.leaves if buffer.schema[name].dtype == torch.float32]
+        self.obs: dict[str, Any] | None = None  # of the row to come, by leaf
+        self.steps = 0  # vector steps taken
+        self.episode_start = np.ones(n, bool)
+        self.resetting = np.zeros(n, bool)  # NEXT_STEP: these spend the coming step on their reset
+        self.returns, self.lengths = np.zeros(n), np.zeros(n, np.int64)
+        self.episode_id, self.group_id = np.arange(n), np.zeros(n, np.int64)
+        self.next_episode_id = n
+
+    def reset(self) -> None:
+        """Start fresh episodes in every environment."""
+        n = self.env.num_envs
+        everything = np.ones(n, bool)
+        if self.tasks is None:
+            seeds = np.random.SeedSequence(self.seed).generate_state(n) % EVALUATION_SEEDS
+            obs, _ = self._guarded(self.env.reset, seed=[int(s) for s in seeds])
+        else:
+            obs, _ = self._guarded(self.env.reset, seed=self._task_seeds(everything))
+        self.obs = self._named(obs)
+        self.episode_start[:] = True
+        self.resetting[:] = False
+        self.returns[:], self.lengths[:] = 0.0, 0
+
+    def collect(
+        self, rows: int, on_step: Callable[[dict[str, Any]], bool] | None = None
+    ) -> tuple[int, list[dict[str, float]], bool]:
+        """Add `rows` rows to the buffer.
+
+        on_step is told of every vector step (`rewards`, `dones`, `infos`, `num_steps`); False ends the collection.
+        Returns the number of transitions, the finished episodes (`r`: return, `l`: length) and whether to go on.
+        """
+        if self.obs is None:
+            self.reset()
+        transitions, finished = 0, list[dict[str, float]]()
+        for _ in range(rows):
+            count, infos, reward, done = self._step(finished)
+            transitions += count
+            if on_step is not None and not on_step(
+                {"rewards": reward, "dones": done, "infos": infos, "num_steps": count}
+            ):
+                return transitions, finished, False
+        return transitions, finished, True
+
+    def _step(self, finished: list[dict[str, float]]) -> tuple[int, Any, np.ndarray, np.ndarray]:
+        buffer, env = self.buffer, self.env
+        assert self.obs is not None
+        for name, value in self.obs.items():
+            buffer.put(name, value)
+        fields = self.actor.act(buffer.open_row("obs"), self.episode_start)
+        obs, reward, terminated, truncated, infos = self._guarded(env.step, self.actor.to_env(fields["action"]))
+        done = terminated | truncated
+        named = self._named(obs)
+        if not np.isfinite(reward).all():
+            self._not_finite("reward", np.asarray(reward))
+        for name, tensor in fields.items():
+            buffer.put(name, tensor.numpy() if isinstance(tensor, Tensor) else tensor)
+        buffer.put("reward", reward)
+        buffer.put("terminated", terminated)
+        buffer.put("truncated", truncated)
+        for name, value in named.items():
+            buffer.put("next_" + name, value)
+        if self.buffer.tracks_episodes:
+            buffer.put("episode_id", np.where(self.resetting, -1, self.episode_id))
+            buffer.put("group_id", self.group_id)
+        count = env.num_envs
+        if self.mode is AutoresetMode.NEXT_STEP:
+            buffer.put("valid", ~self.resetting)
+            count -= int(self.resetting.sum())
+            done = done & ~self.resetting
+        self.returns += reward
+        self.lengths += 1
+        self.episode_start = self.resetting.copy()
+        if self.resetting.any():
+            self.returns[self.resetting], self.lengths[self.resetting] = 0.0, 0
+            self.resetting[:] = False
+        if done.any():
+            named = self._end_episodes(done, named, infos, finished)
+        buffer.advance()
+        self.obs = named
+        self.steps += 1
+        return count, infos, reward, done
+
+    def _end_episodes(
+        self, done: np.ndarray, named: dict[str, Any], infos: Any, finished: list[dict[str, float]]
+    ) -> dict[str, Any]:
+        """Record what ended and bring those environments to their next episode; the observations to act on next."""
+        for i in np.flatnonzero(done):
+            finished.append({"r": float(self.returns[i]), "l": int(self.lengths[i])})
+        self.returns[done], self.lengths[done] = 0.0, 0
+        ended = int(done.sum())
+        self.episode_id[done] = self.next_episode_id + np.arange(ended)
+        self.next_episode_id += ended
+        if self.mode is AutoresetMode.NEXT_STEP:
+            self.resetting = done.copy()
+            return named
+        self.episode_start = self.episode_start | done
+        if self.mode is AutoresetMode.SAME_STEP:
+            self._store_final_obs(done, named, infos)
+            return named
+        options: dict[str, Any] = {"reset_mask": done.copy()}
+        seeds = None if self.tasks is None else self._task_seeds(done)
+        obs, _ = self._guarded(self.env.reset, seed=seeds, options=options)
+        return self._named(obs)
+
+    def _store_final_obs(self, done: np.ndarray, named: dict[str, Any], infos: Mapping[str, Any]) -> None:
+        """SAME_STEP environments return the next episode's first observation; the true successor is in the infos."""
+        final = infos.get("final_obs", infos.get("final_observation"))
+        if final is None:
+            raise EnvironmentFailure("a SAME_STEP environment ended an episode without infos['final_obs']")
+        successor = {name: list(v) if name in self.ragged else np.array(v) for name, v in named.items()}
+        for i in np.flatnonzero(done):
+            one = _pick(final, int(i))
+            for name, value in flatten(self.space, one, "obs").items():
+                if name in self.ragged:
+                    value = encode_text([value])[0] if isinstance(value, str) else value
+                successor[name][i] = value
+        for name, value in successor.items():
+            if name in self.floats and not np.isfinite(value).all():
+                self._not_finite("observation", value)
+            self.buffer.put("next_" + name, value)
+
+    def _task_seeds(self, mask: np.ndarray) -> list[int | None]:
+        assert self.tasks is not None
+        seeds: list[int | None] = [None] * len(mask)
+        for i in np.flatnonzero(mask):
+            task = self.tasks.next()
+            seeds[i], self.group_id[i] = task.seed, task.group_id
+        return seeds
+
+    def _named(self, obs: Any) -> dict[str, Any]:
+        """Raw observations by leaf, text as bytes, checked to be finite."""
+        named = flatten(self.space, obs, "obs")
+        for name in self.ragged:
+            named[name] = encode_text(named[name])
+        for name in self.floats:
+            if not np.isfinite(named[name]).all():
+                self._not_finite("observation", np.asarray(named[name]))
+        return named
+
+    def _not_finite(self, what: str, value: np.ndarray) -> None:
+        env = int(np.argwhere(~np.isfinite(value))[0][0])
+        bad = np.asarray(value)[env]
+        shown = float(np.asarray(bad)[~np.isfinite(bad)].flat[0])
+        raise EnvironmentFailure(
+            f"environment {env} returned a {what} of {shown} at step {self.steps} "
+            f"(step {int(self.lengths[env])} of its episode)"
+        )
+
+    def _guarded(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            raise EnvironmentFailure(
+                f"an environment crashed at step {self.steps}: {type(error).__name__}: {error}"
+            ) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step depends on besides the environments' own state."""
+        assert self.obs is not None
+        named: dict[str, Any] = {}
+        for name, value in self.obs.items():
+            named[name] = list(value) if name in self.ragged else np.asarray(value)
+        arrays = ("episode_start", "resetting", "returns", "lengths", "episode_id", "group_id")
+        return {
+            "obs": named,
+            "steps": self.steps,
+            "next_episode_id": self.next_episode_id,
+            "tasks": None if self.tasks is None else self.tasks.state_dict(),
+            **{name: getattr(self, name) for name in arrays},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.obs = dict(state["obs"])
+        self.steps, self.next_episode_id = state["steps"], state["next_episode_id"]
+        if self.tasks is not None:
+            self.tasks.load_state_dict(state["tasks"])
+        for name in ("episode_start", "resetting", "returns", "lengths", "episode_id", "group_id"):
+            setattr(self, name, np.array(state[name]))
+
+
+def _pick(final: Any, i: int) -> Any:
+    """One environment's entry of infos['final_obs']: an array of observations, or a mapping of such arrays."""
+    if isinstance(final, Mapping):
+        return {key: _pick(value, i) for key, value in final.items()}
+    if isinstance(final, Sequence | np.ndarray):
+        return final[i]
+    raise EnvironmentFailure(f"infos['final_obs'] is a {type(final).__name__}, not an array of observations")

@@ -1,0 +1,20 @@
+"""Errors that speak to the user; everything else that a user can cause is a plain `ValueError`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CheckpointError(ValueError):
+    """A file cannot be loaded: truncated, foreign, from a newer version, or made for other spaces."""
+
+
+class EnvironmentFailure(RuntimeError):
+    """An environment raised, or handed out numbers that are not finite."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """' Did you mean a or b?', or '' where nothing is close."""
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(close)}?" if close else ""

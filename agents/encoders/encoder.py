@@ -1,0 +1,99 @@
+"""One function from an observation space to a module that gives features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from agents.core.spaces import leaves
+from agents.encoders.cnn import CNN, is_image
+from agents.encoders.mlp import mlp
+
+
+def make_encoder(
+    space: spaces.Space,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    *,
+    extra_dim: int = 0,
+    init: str = "orthogonal",
+) -> Encoder:
+    """An encoder for `space`, with an MLP trunk of `hidden` widths.
+
+    extra_dim: width of a vector that joins the observation at the trunk's input (a Q critic's action).
+    Raises ValueError for a leaf that has no numeric features (Text needs a language policy).
+    """
+    return Encoder(space, hidden, activation, extra_dim, init)
+
+
+class Encoder(nn.Module):
+    """Leaf features, concatenated in the space's order, then the trunk: [batch, out_dim]."""
+
+    def __init__(
+        self, space: spaces.Space, hidden: Sequence[int], activation: str, extra_dim: int, init: str
+    ) -> None:
+        super().__init__()
+        named = leaves(space)
+        self.single = len(named) == 1 and "" in named
+        self.leaves = nn.ModuleDict({_key(name): _leaf_encoder(leaf) for name, leaf in named.items()})
+        width = sum(int(module.out_dim) for module in self.leaves.values()) + extra_dim  # type: ignore[arg-type]
+        self.trunk = mlp(width, hidden, activation, init)
+        self.out_dim = hidden[-1] if len(hidden) else width
+        # One vector and nothing else is by far the most frequent case, and rollouts are bound by call overhead.
+        self.plain = self.single and extra_dim == 0 and isinstance(self.leaves[_key("")], _Vector)
+
+    def forward(self, obs: Any, extra: Tensor | None = None) -> Tensor:
+        if self.plain:
+            return self.trunk(obs if obs.dim() == 2 else obs.flatten(1))
+        named: Mapping[str, Tensor] = {"": obs} if self.single else obs
+        parts = [self.leaves[_key(name)](named[name]) for name in named]
+        if extra is not None:
+            parts.append(extra)
+        return self.trunk(torch.cat(parts, dim=-1))
+
+
+def _key(name: str) -> str:
+    return "obs_" + name.replace(".", "/")
+
+
+def _leaf_encoder(space: spaces.Space) -> nn.Module:
+    if is_image(space):
+        return CNN(space.shape)  # type: ignore[arg-type]
+    match space:
+        case spaces.Box() | spaces.MultiBinary():
+            return _Vector(space)
+        case spaces.Discrete():
+            return _OneHot([int(space.n)], [int(space.start)])
+        case spaces.MultiDiscrete():
+            return _OneHot([int(n) for n in space.nvec.flatten()], [int(s) for s in space.start.flatten()])
+    raise ValueError(
+        f"the encoder takes Box, Discrete, MultiDiscrete and MultiBinary observations, alone or in a Dict or Tuple; "
+        f"got {space}. Text needs a language policy."
+    )
+
+
+class _Vector(nn.Module):
+    def __init__(self, space: spaces.Space) -> None:
+        super().__init__()
+        self.out_dim = int(torch.Size(space.shape or ()).numel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float().flatten(1) if x.dim() > 1 else x.float()[:, None]
+
+
+class _OneHot(nn.Module):
+    def __init__(self, sizes: Sequence[int], starts: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes, self.starts, self.out_dim = list(sizes), list(starts), sum(sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = x.flatten(1) if x.dim() > 1 else x[:, None]
+        hot = [
+            nn.functional.one_hot(columns[:, i] - start, size)
+            for i, (size, start) in enumerate(zip(self.sizes, self.starts, strict=True))
+        ]
+        return torch.cat(hot, dim=1).float()

@@ -1,0 +1,109 @@
+"""A deterministic policy, differentiable in its action: bounded Box actions, or categorical ones as one-hot vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents.encoders import make_encoder
+
+
+class DeterministicPolicy(nn.Module):
+    """mu(observation), as the vector [batch, dim] that a Q critic takes.
+
+    Box: tanh, in [-1, 1] per dimension; `to_env` maps it onto [low, high], which may differ from one dimension to
+    the next and need not be symmetric. Discrete and MultiDiscrete: one-hot blocks; `relaxed` samples them by
+    straight-through Gumbel-softmax (Jang et al. 2017), so that dQ/da reaches the logits.
+
+    Raises ValueError for other spaces and for a Box without finite bounds.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        hidden: Sequence[int] = (400, 300),
+        activation: str = "relu",
+        output_range: float = 3e-3,
+    ) -> None:
+        super().__init__()
+        self.action_space = action_space
+        self.sizes: tuple[int, ...] = ()
+        match action_space:
+            case spaces.Box() if np.issubdtype(action_space.dtype, np.floating):
+                if not action_space.is_bounded():
+                    raise ValueError(f"DDPG needs a Box action space with finite bounds; got {action_space}")
+                self.dim = int(torch.Size(action_space.shape).numel())
+                low = torch.as_tensor(action_space.low.reshape(-1), dtype=torch.float32)
+                high = torch.as_tensor(action_space.high.reshape(-1), dtype=torch.float32)
+                self.register_buffer("center", (high + low) / 2, persistent=False)
+                self.register_buffer("half_range", (high - low) / 2, persistent=False)
+                self.center: Tensor
+                self.half_range: Tensor
+            case spaces.Discrete():
+                self.sizes = (int(action_space.n),)
+            case spaces.MultiDiscrete():
+                self.sizes = tuple(int(n) for n in action_space.nvec.flatten())
+            case _:
+                raise ValueError(
+                    f"DDPG needs Box, Discrete or MultiDiscrete actions; got {action_space}. "
+                    f"TRPO and actor-critic take MultiBinary."
+                )
+        self.dim = sum(self.sizes) if self.sizes else self.dim
+        self.encoder = make_encoder(observation_space, hidden, activation, init="fan_in")
+        self.output = nn.Linear(self.encoder.out_dim, self.dim)
+        nn.init.uniform_(self.output.weight, -output_range, output_range)
+        nn.init.uniform_(self.output.bias, -output_range, output_range)
+
+    def forward(self, obs: Any) -> Tensor:
+        """The greedy action, [batch, dim]."""
+        out = self.output(self.encoder(obs))
+        return self._one_hot(out) if self.sizes else torch.tanh(out)
+
+    def relaxed(self, obs: Any, temperature: float, generator: torch.Generator) -> Tensor:
+        """The action that the actor's loss differentiates, [batch, dim]; the same as `forward` for a Box."""
+        out = self.output(self.encoder(obs))
+        if not self.sizes:
+            return torch.tanh(out)
+        blocks = []
+        for logits in out.split(self.sizes, -1):
+            soft = ((logits + _gumbel(logits, generator)) / temperature).softmax(-1)
+            hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+            blocks.append(hard + soft - soft.detach())
+        return torch.cat(blocks, -1)
+
+    def explore(self, obs: Any, generator: torch.Generator) -> Tensor:
+        """A one-hot sample from the softmax policy, [batch, dim] (Discrete and MultiDiscrete)."""
+        logits = self.output(self.encoder(obs))
+        return self._one_hot(logits + _gumbel(logits, generator))
+
+    def _one_hot(self, scores: Tensor) -> Tensor:
+        blocks = [F.one_hot(block.argmax(-1), block.shape[-1]) for block in scores.split(self.sizes, -1)]
+        return torch.cat(blocks, -1).to(scores.dtype)
+
+    def random(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Uniform actions, [batch, dim]."""
+        uniform = torch.rand(batch, self.dim, generator=generator, device=generator.device)
+        return self._one_hot(uniform) if self.sizes else uniform.mul_(2.0).sub_(1.0)
+
+    def to_env(self, action: Tensor) -> np.ndarray:
+        """Action vectors [batch, dim] as the environment takes them; a Box action is clipped to its bounds."""
+        space = self.action_space
+        if not self.sizes:
+            scaled = torch.addcmul(self.center, action.clamp(-1.0, 1.0), self.half_range).cpu().numpy()
+            assert isinstance(space, spaces.Box)
+            return np.clip(scaled.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
+        index = torch.stack([block.argmax(-1) for block in action.split(self.sizes, -1)], -1).cpu().numpy()
+        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        return (index.reshape(-1, *space.shape) + space.start).astype(space.dtype)
+
+
+def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    return -torch.empty_like(like).exponential_(generator=generator).log_()

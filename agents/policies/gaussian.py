@@ -1,0 +1,68 @@
+"""Diagonal Gaussian over Box actions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from agents.encoders.mlp import orthogonal
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """mean [batch, dim]; log_std [dim] or [batch, dim], the logarithm of the standard deviation."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    @property
+    def parameters(self) -> tuple[Tensor, Tensor]:
+        return self.mean, self.log_std.expand_as(self.mean)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        return torch.addcmul(self.mean, noise, self.log_std.exp())
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """[batch]"""
+        z = (action - self.mean) * torch.exp(-self.log_std)
+        terms = z.square().mul(-0.5) - self.log_std
+        return terms.sum(-1) - 0.5 * math.log(2 * math.pi) * self.mean.shape[-1]
+
+    def entropy(self) -> Tensor:
+        """[batch]"""
+        per_dim = self.log_std + 0.5 * math.log(2 * math.pi * math.e)
+        return per_dim.expand_as(self.mean).sum(-1)
+
+    def kl(self, other: Gaussian) -> Tensor:
+        """KL(self || other), [batch]."""
+        ratio = (2 * (self.log_std - other.log_std)).exp()
+        shift = ((self.mean - other.mean) * (-other.log_std).exp()).square()
+        return (0.5 * (ratio + shift - 1.0) - (self.log_std - other.log_std)).sum(-1)
+
+    def fisher(self, tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The Fisher matrix of (mean, log_std) times a tangent, row by row: diag(1 / var, 2)."""
+        mean, log_std = tangents
+        return mean * (-2 * self.log_std).exp(), 2.0 * log_std
+
+    def detach(self) -> Gaussian:
+        return Gaussian(self.mean.detach(), self.log_std.detach())
+
+
+class GaussianHead(nn.Module):
+    """Mean from features, standard deviation independent of the observation."""
+
+    def __init__(self, features: int, dim: int, log_std_init: float, gain: float) -> None:
+        super().__init__()
+        self.mean = nn.Linear(features, dim)
+        orthogonal(self.mean, gain)
+        self.log_std = nn.Parameter(torch.full((dim,), float(log_std_init)))
+
+    def forward(self, features: Tensor) -> Gaussian:
+        return Gaussian(self.mean(features), self.log_std)

@@ -1,0 +1,80 @@
+"""A stochastic policy: encoder, then the distribution that the action space calls for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from agents.encoders import make_encoder
+from agents.policies.categorical import Bernoulli, LogitsHead, MultiCategorical
+from agents.policies.gaussian import Gaussian, GaussianHead
+
+Distribution = Gaussian | MultiCategorical | Bernoulli
+
+
+class StochasticPolicy(nn.Module):
+    """pi(action | observation) for Box, Discrete, MultiDiscrete and MultiBinary actions.
+
+    Actions are kept as sampled; `to_env` clips Box actions to their bounds and adds a Discrete space's start.
+    Raises ValueError for any other action space.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        log_std_init: float = 0.0,
+        output_gain: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.encoder = make_encoder(observation_space, hidden, activation)
+        self.action_space = action_space
+        self.head = _head(action_space, self.encoder.out_dim, log_std_init, output_gain)
+
+    def forward(self, obs: Any) -> Distribution:
+        return self.head(self.encoder(obs))
+
+    def to_env(self, action: Tensor) -> np.ndarray:
+        """Stored actions [batch, ...] as the environment takes them."""
+        return actions_to_env(self.action_space, action)
+
+
+def actions_to_env(space: spaces.Space, action: Tensor) -> np.ndarray:
+    """Stored actions [batch, ...] as the environment takes them: clipped to a Box, shifted to a Discrete's start."""
+    array = action.cpu().numpy()
+    match space:
+        case spaces.Box():
+            return np.clip(array.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
+        case spaces.Discrete() | spaces.MultiDiscrete():
+            return (array.reshape(-1, *space.shape) + space.start).astype(space.dtype, copy=False)
+    return array.reshape(-1, *(space.shape or ())).astype(space.dtype, copy=False)
+
+
+def _head(space: spaces.Space, features: int, log_std_init: float, gain: float) -> nn.Module:
+    match space:
+        case spaces.Box() if np.issubdtype(space.dtype, np.floating):
+            return GaussianHead(features, int(torch.Size(space.shape).numel()), log_std_init, gain)
+        case spaces.Discrete():
+            return LogitsHead(features, (int(space.n),), "single", gain)
+        case spaces.MultiDiscrete():
+            return LogitsHead(features, tuple(int(n) for n in space.nvec.flatten()), "multi", gain)
+        case spaces.MultiBinary():
+            return LogitsHead(features, (int(torch.Size(space.shape).numel()),), "binary", gain)
+    raise ValueError(f"a stochastic policy acts in Box, Discrete, MultiDiscrete and MultiBinary spaces; got {space}")
+
+
+def action_field_shape(space: spaces.Space) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and dtype of one stored action: Box [dim] float32; Discrete [] int64; the others [n] int64."""
+    if isinstance(space, spaces.Box):
+        return (int(torch.Size(space.shape).numel()),), torch.float32
+    if isinstance(space, spaces.Discrete):
+        return (), torch.int64
+    return (int(torch.Size(space.shape or ()).numel()),), torch.int64
