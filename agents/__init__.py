@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 
+from agents.actor_critic import ActorCritic
 from agents.core import checkpoint
 from agents.core.agent import Agent
 from agents.core.errors import CheckpointError, nearest
+from agents.ddpg import DDPG
 from agents.trpo import TRPO
 
-ALGORITHMS: dict[str, type[Agent]] = {cls.name: cls for cls in (TRPO,)}
+ALGORITHMS: dict[str, type[Agent]] = {cls.name: cls for cls in (ActorCritic, DDPG, TRPO)}
 
-__all__ = ["ALGORITHMS", "TRPO", "Agent", "load", "make"]
+__all__ = ["ALGORITHMS", "DDPG", "TRPO", "ActorCritic", "Agent", "load", "make"]
 
 
 def make(name: str, env: Any, **kwargs: Any) -> Agent:

@@ -62,3 +62,29 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     """1 - Var(returns - values) / Var(returns): 1 is perfect, 0 no better than a constant."""
     variance = returns.var()
     return float(1 - (returns - values).var() / variance) if float(variance) > 0 else float("nan")
+
+
+class ActionValue(nn.Module):
+    """Q(observation, action vector), [batch]; the action joins at the trunk's input."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_dim: int,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        init: str = "orthogonal",
+        output_range: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = make_encoder(observation_space, hidden, activation, extra_dim=action_dim, init=init)
+        self.output = nn.Linear(self.encoder.out_dim, 1)
+        if output_range is None:
+            orthogonal(self.output, 1.0)
+        else:
+            nn.init.uniform_(self.output.weight, -output_range, output_range)
+            nn.init.uniform_(self.output.bias, -output_range, output_range)
+
+    def forward(self, obs: Any, action: Tensor) -> Tensor:
+        return self.output(self.encoder(obs, action)).squeeze(-1)

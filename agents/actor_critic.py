@@ -1,0 +1,293 @@
+"""The actor-critic family (Sutton & Barto 2018, chapter 13), chosen by `variant`.
+
+    qac          grad log pi(a|s) Q(s, a), Q by Sarsa: r + gamma Q(s', a')
+    a2c          grad log pi(a|s) A(s, a), A from a V critic: GAE, n-step or TD error (Mnih et al. 2016)
+    off-policy   rho grad log pi(a|s) delta on replayed steps, rho = min(pi / beta, rho_max) (Degris et al. 2012)
+
+each with an entropy bonus. The deterministic member of the family is DDPG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.nn import functional as F
+
+from agents.core.agent import Agent
+from agents.core.buffer import Batch, Field
+from agents.core.flat import FlatParameters
+from agents.core.normalizer import ObservationNormalizer, RewardScaler
+from agents.core.returns import gae, n_step
+from agents.policies import StochasticPolicy
+from agents.policies.stochastic import action_field_shape
+from agents.policies.value import ActionValue, ValueFunction, explained_variance, map_tree, rollout_values
+
+
+@dataclass
+class Config:
+    """Settings of the actor-critic family."""
+
+    variant: Literal["a2c", "qac", "off-policy"] = "a2c"
+    """Which member: advantage actor-critic, Q actor-critic, or off-policy with importance weights."""
+    n_steps: int = 5
+    """Steps of every environment between updates."""
+    gamma: float = 0.99
+    """Discount factor."""
+    advantage: Literal["gae", "n-step", "td"] = "gae"
+    """a2c: generalised advantage estimation, n-step return minus V, or the TD error."""
+    lam: float = 1.0
+    """a2c: lambda of GAE."""
+    lookahead: int = 5
+    """a2c: n of the n-step return."""
+    learning_rate: float = 7e-4
+    """Step size, of actor and critic."""
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """RMSprop (eps 1e-5, as in A3C) or Adam."""
+    anneal: bool = False
+    """Let the learning rate fall linearly to 0 over the run."""
+    value_coef: float = 0.5
+    """Weight of the critic's squared error in the loss."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    max_grad_norm: float = 0.5
+    """Longest gradient; longer ones are scaled down."""
+    normalize_advantage: bool = False
+    """Advantages to mean 0, standard deviation 1 over the batch."""
+    normalize_observations: bool = True
+    """Observations by their running mean and standard deviation."""
+    normalize_rewards: bool = False
+    """Rewards by the running standard deviation of the discounted return."""
+    buffer_size: int = 50_000
+    """off-policy: transitions kept for replay."""
+    batch_size: int = 256
+    """off-policy: replayed transitions per gradient step."""
+    gradient_steps: int = 1
+    """off-policy: gradient steps per update."""
+    max_importance: float = 2.0
+    """off-policy: largest importance weight rho."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of actor and critic."""
+    activation: str = "tanh"
+    """Activation: tanh, relu, elu or gelu."""
+    log_std_init: float = 0.0
+    """Logarithm of the first standard deviation (Box actions)."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "lookahead", "learning_rate", "batch_size", "gradient_steps", "max_importance"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"actor-critic: {name} must be positive; got {getattr(self, name)}")
+        if self.variant == "off-policy" and self.batch_size > self.buffer_size:
+            raise ValueError(
+                f"actor-critic: batch_size {self.batch_size} is larger than buffer_size {self.buffer_size}"
+            )
+        for name, accepted in (("variant", ("a2c", "qac", "off-policy")), ("advantage", ("gae", "n-step", "td"))):
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"actor-critic: {name} is one of {accepted}; got {getattr(self, name)!r}")
+
+
+def policy_loss(log_prob: Tensor, adv: Tensor) -> Tensor:
+    """-E[ log pi(a|s) A ]: its gradient is the negative policy gradient. Both [batch]; no gradient through adv."""
+    return -(log_prob * adv.detach()).mean()
+
+
+def off_policy_loss(log_prob: Tensor, behaviour_log_prob: Tensor, adv: Tensor, max_importance: float) -> Tensor:
+    """-E_beta[ rho log pi(a|s) A ] with rho = min(pi / beta, max_importance) held fixed; all [batch]."""
+    return policy_loss(log_prob, adv * importance(log_prob, behaviour_log_prob, max_importance))
+
+
+def importance(log_prob: Tensor, behaviour_log_prob: Tensor, maximum: float) -> Tensor:
+    """rho = min(pi / beta, maximum), [batch], without a gradient."""
+    return (log_prob.detach() - behaviour_log_prob).exp().clamp(max=maximum)
+
+
+def sarsa_targets(reward: Tensor, next_q: Tensor, terminated: Tensor, gamma: float) -> Tensor:
+    """r + gamma Q(s', a'), nothing beyond a termination."""
+    return reward + gamma * (1.0 - terminated) * next_q
+
+
+class ActorCritic(Agent):
+    """Actor-critic for Box, Discrete, MultiDiscrete and MultiBinary actions."""
+
+    name = "actor-critic"
+    Config = Config
+    log_interval = 100
+
+    def build(self) -> None:
+        c = self.config
+        net = {"hidden": c.hidden, "activation": c.activation}
+        self.policy = StochasticPolicy(
+            self.observation_space, self.action_space, log_std_init=c.log_std_init, **net
+        ).to(self.device)
+        if c.variant == "qac":
+            self.critic: Any = ActionValue(self.observation_space, self._action_vector_dim(), **net).to(self.device)
+        else:
+            self.critic = ValueFunction(self.observation_space, **net).to(self.device)
+        self.flat = FlatParameters(self.policy, self.critic)
+        if c.optimizer == "rmsprop":
+            self.optimizer: torch.optim.Optimizer = torch.optim.RMSprop(
+                [self.flat.vector], lr=c.learning_rate, alpha=0.99, eps=1e-5
+            )
+        else:
+            self.optimizer = torch.optim.Adam([self.flat.vector], lr=c.learning_rate, eps=1e-5, fused=True)
+        self.normalizer = ObservationNormalizer(self.observation_space).to(self.device)
+        self.reward_scaler = RewardScaler(c.gamma)
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy,
+            "critic": self.critic,
+            "optimizer": self.optimizer,
+            "normalizer": self.normalizer,
+            "reward_scaler": self.reward_scaler,
+        }
+
+    def schema(self) -> dict[str, Field]:
+        return {"action": Field(*action_field_shape(self.action_space)), "log_prob": Field()}
+
+    def rows_per_iteration(self) -> int:
+        return self.config.n_steps
+
+    def buffer_rows(self) -> int:
+        if self.config.variant != "off-policy":
+            return self.config.n_steps
+        return max(self.config.n_steps, self.config.buffer_size // self.num_envs)
+
+    @torch.inference_mode()
+    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
+        distribution = self.policy(self.normalizer(obs))
+        action = distribution.sample(self.generator)
+        return {"action": action, "log_prob": distribution.log_prob(action)}
+
+    def choose(self, obs: Any, deterministic: bool) -> Tensor:
+        distribution = self.policy(self.normalizer(obs))
+        return distribution.mode() if deterministic else distribution.sample(self.predict_generator)
+
+    def to_env(self, action: Tensor) -> np.ndarray:
+        return self.policy.to_env(action)
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    def update(self) -> Mapping[str, float | Tensor]:
+        c, buffer = self.config, self.buffer
+        assert buffer is not None
+        raw = buffer.rollout()
+        if c.normalize_rewards:
+            self.reward_scaler.update(raw["reward"], torch.maximum(raw["terminated"], raw["truncated"]))
+        if c.anneal:
+            remaining = 1.0 - min(1.0, self.num_timesteps / max(1, self.total_timesteps))
+            self.optimizer.param_groups[0]["lr"] = c.learning_rate * remaining
+        step = {"a2c": self._a2c, "qac": self._qac, "off-policy": self._off_policy}[c.variant]
+        metrics = step(raw)
+        if c.normalize_observations:
+            self.normalizer.update(raw.flat().obs)
+        buffer.clear()
+        return metrics
+
+    def _a2c(self, raw: Batch) -> Mapping[str, float | Tensor]:
+        c, rollout = self.config, self._on_device(raw)
+        values, next_values = rollout_values(lambda obs: self.critic(self.normalizer(obs)), rollout)
+        reward, terminated, truncated = rollout["reward"], rollout["terminated"], rollout["truncated"]
+        if c.advantage == "n-step":
+            adv = n_step(reward, next_values, terminated, truncated, c.gamma, c.lookahead) - values
+        else:
+            lam = c.lam if c.advantage == "gae" else 0.0
+            adv = gae(reward, values, next_values, terminated, truncated, c.gamma, lam)
+        rollout["adv"], rollout["ret"] = adv, adv + values
+        batch = rollout.flat()
+        obs = self.normalizer(batch.obs)
+        return self._descend(obs, batch, batch["adv"], self.critic(obs), batch["ret"])
+
+    def _qac(self, raw: Batch) -> Mapping[str, float | Tensor]:
+        rollout = self._on_device(raw)
+        with torch.no_grad():
+            # a' is the action that was taken next; behind an episode's or the rollout's end it is drawn from pi.
+            next_obs = self.normalizer(map_tree(lambda x: x.flatten(0, 1), rollout.next_obs))
+            next_action = self.policy(next_obs).sample(self.generator).view_as(rollout["action"])
+            ended = torch.maximum(rollout["terminated"], rollout["truncated"]) > 0
+            goes_on = ~ended[:-1]
+            next_action[:-1][goes_on] = rollout["action"][1:][goes_on]
+            next_q = self.critic(next_obs, self._action_vector(next_action.flatten(0, 1))).view_as(rollout["reward"])
+        rollout["target"] = sarsa_targets(rollout["reward"], next_q, rollout["terminated"], self.config.gamma)
+        batch = rollout.flat()
+        obs = self.normalizer(batch.obs)
+        q = self.critic(obs, self._action_vector(batch["action"]))
+        return self._descend(obs, batch, q.detach(), q, batch["target"])
+
+    def _off_policy(self, raw: Batch) -> Mapping[str, float | Tensor]:
+        c, buffer = self.config, self.buffer
+        assert buffer is not None
+        metrics: Mapping[str, float | Tensor] = {}
+        if len(buffer) * buffer.num_envs < c.batch_size:
+            return metrics
+        for _ in range(c.gradient_steps):
+            batch = self._on_device(buffer.sample(c.batch_size))
+            obs = self.normalizer(batch.obs)
+            values = self.critic(obs)
+            with torch.no_grad():
+                next_values = self.critic(self.normalizer(batch.next_obs))
+            target = sarsa_targets(batch["reward"], next_values, batch["terminated"], c.gamma)
+            metrics = self._descend(obs, batch, target - values.detach(), values, target, off_policy=True)
+        return metrics
+
+    def _descend(
+        self, obs: Any, batch: Batch, adv: Tensor, values: Tensor, targets: Tensor, off_policy: bool = False
+    ) -> Mapping[str, float | Tensor]:
+        """One gradient step on policy loss + value_coef * squared error - entropy_coef * entropy."""
+        c = self.config
+        if c.normalize_advantage:
+            adv = (adv - adv.mean()) / (adv.std() + 1e-8)
+        distribution = self.policy(obs)
+        log_prob = distribution.log_prob(batch["action"])
+        if off_policy:
+            actor_loss = off_policy_loss(log_prob, batch["log_prob"], adv, c.max_importance)
+            rho = importance(log_prob, batch["log_prob"], c.max_importance)
+            value_loss = (rho * (values - targets).square()).mean()
+        else:
+            actor_loss = policy_loss(log_prob, adv)
+            value_loss = F.mse_loss(values, targets)
+        loss = actor_loss + c.value_coef * value_loss
+        entropy = distribution.entropy().mean()
+        if c.entropy_coef:
+            loss = loss - c.entropy_coef * entropy
+        self.flat.zero_grad()
+        loss.backward()
+        self.flat.clip_grad(c.max_grad_norm)
+        self.optimizer.step()
+        return {
+            "policy_loss": actor_loss.detach(),
+            "value_loss": value_loss.detach(),
+            "entropy": entropy.detach(),
+            "explained_variance": explained_variance(values.detach(), targets),
+        }
+
+    def _on_device(self, batch: Batch) -> Batch:
+        out = batch.to(self.device)
+        if self.config.normalize_rewards:
+            out["reward"] = self.reward_scaler(out["reward"])
+        return out
+
+    def _action_vector_dim(self) -> int:
+        space = self.action_space
+        match space:
+            case spaces.Discrete():
+                return int(space.n)
+            case spaces.MultiDiscrete():
+                return int(space.nvec.sum())
+        return int(torch.Size(space.shape or ()).numel())
+
+    def _action_vector(self, action: Tensor) -> Tensor:
+        """Stored actions [batch, ...] as the vector [batch, dim] that a Q critic takes: integers one-hot."""
+        space = self.action_space
+        match space:
+            case spaces.Discrete():
+                return F.one_hot(action, int(space.n)).float()
+            case spaces.MultiDiscrete():
+                columns = zip(action.unbind(-1), space.nvec.flatten().tolist(), strict=True)
+                return torch.cat([F.one_hot(column, n) for column, n in columns], -1).float()
+        return action.float()
