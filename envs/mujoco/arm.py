@@ -1,4 +1,4 @@
-"""Reacher and Pusher (Gymnasium, versions 4 and 5; Pusher-v4 needs mujoco < 3 and is refused by Gymnasium)."""
+"""Reacher and Pusher (Gymnasium, versions 4 and 5; Gymnasium refuses Pusher-v4 with mujoco >= 3)."""
 
 from __future__ import annotations
 

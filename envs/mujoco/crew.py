@@ -1,8 +1,8 @@
 """Threads that share one list of jobs with the thread that calls them.
 
-The jobs release the interpreter's lock (`mj_step` does), so that threads, which start a round within microseconds
-and share memory, are enough; processes would only add copies. Jobs are handed out one by one, which keeps
-the cores level when one of them is busy elsewhere.
+The jobs release the interpreter's lock (`mj_step` does), so that threads, which start a round within
+microseconds and share memory, are enough; processes would only add copies. Jobs are handed out one by one,
+which keeps the cores level when one of them is busy elsewhere.
 """
 
 from __future__ import annotations

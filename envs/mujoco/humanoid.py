@@ -64,7 +64,7 @@ class Humanoid(_HumanoidBody):
 
     def outcome(self, values: Values, before: Array, after: Array, action: Array) -> Outcome:
         env, qpos = self.env, values["qpos"]
-        velocity = (after - before) / env.dt
+        velocity = (after - before) / self.dt
         speed = {"x_velocity": velocity[:, 0].copy(), "y_velocity": velocity[:, 1].copy()}
         forward = env._forward_reward_weight * velocity[:, 0]
         ctrl_cost = env._ctrl_cost_weight * sum_of_squares(values["ctrl"])

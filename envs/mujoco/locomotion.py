@@ -35,7 +35,7 @@ class HalfCheetah(Task):
 
     def outcome(self, values: Values, before: Array, after: Array, action: Array) -> Outcome:
         env = self.env
-        velocity = (after - before) / env.dt
+        velocity = (after - before) / self.dt
         forward = env._forward_reward_weight * velocity
         ctrl_cost = env._ctrl_cost_weight * sum_of_squares(action)
         infos = {
@@ -73,7 +73,7 @@ class Walker2d(Task):
 
     def outcome(self, values: Values, before: Array, after: Array, action: Array) -> Outcome:
         env = self.env
-        velocity = (after - before) / env.dt
+        velocity = (after - before) / self.dt
         forward = env._forward_reward_weight * velocity
         ctrl_cost = env._ctrl_cost_weight * sum_of_squares(action)
         healthy = self.healthy(values)
@@ -119,7 +119,7 @@ class Swimmer(Task):
 
     def outcome(self, values: Values, before: Array, after: Array, action: Array) -> Outcome:
         env = self.env
-        velocity = (after - before) / env.dt
+        velocity = (after - before) / self.dt
         forward = env._forward_reward_weight * velocity[:, 0]
         ctrl_cost = env._ctrl_cost_weight * sum_of_squares(action)
         place = {
@@ -145,7 +145,7 @@ class Swimmer(Task):
 
 
 class Ant(Task):
-    """Walk forward on four legs: reward is speed and health less control and contact costs; ends with a fall."""
+    """Walk forward on four legs: reward is speed and health less costs; ends with a fall."""
 
     def __init__(self, env: object, v5: bool) -> None:
         super().__init__(env, v5)
@@ -176,7 +176,7 @@ class Ant(Task):
 
     def outcome(self, values: Values, before: Array, after: Array, action: Array) -> Outcome:
         env, state, qpos = self.env, values["state"], values["qpos"]
-        velocity = (after - before) / env.dt
+        velocity = (after - before) / self.dt
         ctrl_cost = env._ctrl_cost_weight * sum_of_squares(action)
         low, high = env._healthy_z_range
         healthy = np.isfinite(state).all(axis=1) & (low <= state[:, 2]) & (state[:, 2] <= high)

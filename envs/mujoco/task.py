@@ -34,6 +34,7 @@ class Task:
     def __init__(self, env: Any, v5: bool) -> None:
         self.env = env
         self.v5 = v5
+        self.dt: float = env.dt
 
     def readers(self) -> dict[str, Reader]:
         """Quantities to gather besides positions and velocities."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -26,6 +26,7 @@ from envs.mujoco.balance import InvertedDoublePendulum, InvertedPendulum
 from envs.mujoco.humanoid import Humanoid, HumanoidStandup
 from envs.mujoco.locomotion import Ant, HalfCheetah, Hopper, Swimmer, Walker2d
 from envs.mujoco.physics import Physics
+from envs.mujoco.rendering import make_renderers
 from envs.mujoco.task import Infos, Task
 from envs.rng import generator_from_words, generator_words
 
@@ -93,13 +94,14 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         self.spec = env.spec
         self._max_episode_steps = env.spec.max_episode_steps if env.spec else None
         # One environment of Gymnasium's own reads the options and the model; it is never stepped.
-        self._env: Any = env.unwrapped
+        self._env = cast(Any, env.unwrapped)
         self.metadata = {**self._env.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         self.render_mode = self._env.render_mode
         self.single_observation_space = self._env.observation_space
         self.single_action_space = self._env.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._action_shape = (num_envs, *self._env.action_space.shape)
 
         task, v5 = ENTRY_POINTS[str(spec.entry_point)]
         self._task = task(self._env, v5)
@@ -118,7 +120,7 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         self._elapsed = np.full(num_envs, -1, dtype=np.int64)  # -1: never reset
         self._done = np.zeros(num_envs, dtype=np.bool_)
         self._blocked = True  # some environment must be reset before the next step
-        self._obs = np.zeros((num_envs, *self.single_observation_space.shape))
+        self._obs = np.zeros((num_envs, *self._env.observation_space.shape))
         self._mark = self._task.mark(self._physics.values)
 
     def reset(
@@ -143,7 +145,7 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         mask = self._reset_mask(options)
         if (self._elapsed[~mask] < 0).any():
             raise ResetNeeded("The first reset must reset every environment: give no `reset_mask`.")
-        for i in np.flatnonzero(mask):
+        for i in np.flatnonzero(mask).tolist():
             if seeds[i] is not None or self._rngs[i] is None:
                 self._rngs[i], self._seeds[i] = seeding.np_random(seeds[i])
             self._physics.reset(i, *self._task.initial_state(self.np_random[i]))
@@ -180,9 +182,9 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         if self._blocked:
             self._refuse_step()
         actions = np.asarray(actions)
-        if actions.shape != self.action_space.shape:
+        if actions.shape != self._action_shape:
             raise ValueError(
-                f"Action dimension mismatch: expected {self.action_space.shape}, found {actions.shape}."
+                f"Action dimension mismatch: expected {self._action_shape}, found {actions.shape}."
             )
         physics = self._physics
         try:
@@ -254,7 +256,7 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         self._mark = np.array(state["mark"], dtype=np.float64)
         self._blocked = self.closed or bool((self._done | (self._elapsed < 0)).any())
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The environments' generators; those not yet seeded get fresh entropy."""
         rngs = []
@@ -274,26 +276,16 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
     def render(self) -> tuple[Any, ...]:
         """One frame per environment, as Gymnasium's renderer draws it (None each in mode "human").
 
+        After `set_state` and before the next step, bodies are drawn where they are; Gymnasium draws them
+        one MuJoCo step behind.
+
         Raises:
             ResetNeeded: before the first reset.
         """
         if (self._elapsed < 0).any():
             raise ResetNeeded("Cannot call `env.render()` before calling `env.reset()`.")
         if not self._renderers:
-            like = self._env.mujoco_renderer
-            self._renderers = [
-                MujocoRenderer(
-                    like.model,
-                    data,
-                    like.default_cam_config,
-                    like.width,
-                    like.height,
-                    like.max_geom,
-                    camera_id=like.camera_id,
-                    visual_options=like._vopt,
-                )
-                for data in self._physics.datas
-            ]
+            self._renderers = make_renderers(self._env.mujoco_renderer, self._physics.datas)
         return tuple(renderer.render(self.render_mode) for renderer in self._renderers)
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -312,8 +304,8 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         if (self._elapsed < 0).any():
             raise ResetNeeded("Cannot call env.step() before calling env.reset()")
         raise ResetNeeded(
-            f"The episodes of environments {np.flatnonzero(self._done).tolist()} have ended: reset them, e.g. "
-            "with options={'reset_mask': terminations | truncations}, before the next step."
+            f"The episodes of environments {np.flatnonzero(self._done).tolist()} have ended: reset them, "
+            "e.g. with options={'reset_mask': terminations | truncations}, before the next step."
         )
 
     def _spread(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:

@@ -1,0 +1,69 @@
+"""Saved states of classic control continue bit for bit; what cannot be known is not pretended."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.wrappers import TimeAwareObservation
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+import envs
+from envs.state import get_state, set_state
+
+CLASSIC = ["Acrobot-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]
+
+
+def rollout(env, actions, done):
+    seen = []
+    for action in actions:
+        if done.any():
+            seen.append(env.reset(options={"reset_mask": done})[0].tobytes())
+        obs, reward, terminated, truncated, _ = env.step(action)
+        seen += [array.tobytes() for array in (obs, reward, terminated, truncated)]
+        done = terminated | truncated
+    return seen, done
+
+
+@pytest.mark.parametrize("id", [*CLASSIC, "Hopper-v5"])
+def test_a_restored_environment_continues_bit_for_bit(id):
+    env, fresh = (envs.make_vec(id, 3, max_episode_steps=30) for _ in range(2))
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(90)]
+    for cut in (0, 1, 12, 30):
+        env.reset(seed=cut)
+        _, done = rollout(env, actions[:cut], np.zeros(3, dtype=bool))
+        state = get_state(env)
+        assert {array.dtype.kind for array in state.values()} <= set("fiub")
+        expected, _ = rollout(env, actions[cut : cut + 40], done)
+        fresh.reset(seed=99)
+        set_state(fresh, state)
+        assert rollout(fresh, actions[cut : cut + 40], done)[0] == expected
+        assert get_state(fresh).keys() == state.keys()
+
+
+@pytest.mark.parametrize("id", CLASSIC)
+def test_before_the_first_reset(id):
+    env, fresh = (envs.make_vec(id, 2) for _ in range(2))
+    set_state(fresh, get_state(env))
+    assert fresh.reset()[0].tobytes() == env.reset()[0].tobytes()
+
+
+def test_unknown_environments_have_no_state():
+    unknown = [
+        envs.make_vec("Blackjack-v1", 2),
+        envs.make_vec("CartPole-v1", 2, wrappers=[TimeAwareObservation]),
+        RecordEpisodeStatistics(envs.make_vec("CartPole-v1", 2)),
+        RecordEpisodeStatistics(envs.make_vec("Swimmer-v5", 2)),
+        gym.make_vec("CartPole-v1", 2, vectorization_mode="vector_entry_point"),
+    ]
+    known = get_state(envs.make_vec("CartPole-v1", 2))
+    for env in unknown:
+        assert get_state(env) is None
+        with pytest.raises(TypeError, match="cannot be restored"):
+            set_state(env, known)
+
+
+def test_a_state_that_does_not_fit_is_refused():
+    env = envs.make_vec("CartPole-v1", 2)
+    for other in (envs.make_vec("CartPole-v1", 3), envs.make_vec("Pendulum-v1", 2)):
+        with pytest.raises(ValueError, match="does not fit"):
+            set_state(env, get_state(other))
