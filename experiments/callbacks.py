@@ -1,0 +1,204 @@
+"""What happens beside the learning: evaluations, checkpoints, the progress bar.
+
+They are Stable-Baselines3 callbacks and work on its agents as on ours. Evaluations and checkpoints are made
+where an iteration starts (`on_rollout_start`), for there everything is consistent, and at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
+
+from experiments.rundir import RunDir
+
+
+class EpisodeStats(Protocol):
+    """What an evaluation returns: one entry per episode."""
+
+    @property
+    def returns(self) -> np.ndarray: ...  # [episodes]
+
+    @property
+    def lengths(self) -> np.ndarray: ...  # [episodes]
+
+
+class Boundary(BaseCallback):
+    """Calls `due()` at the first iteration boundary at or after each multiple of `every` steps; 0: never.
+
+    `finish(stopped)` is called once after the last iteration.
+    """
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every = every
+        self.last = 0
+
+    def due(self) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Nothing, unless a subclass has something to do."""
+
+    @property
+    def now(self) -> int:
+        """Environment steps so far; `num_timesteps` of the callback lags behind before the first step."""
+        return int(self.model.num_timesteps)
+
+    def _on_training_start(self) -> None:
+        # After a resume, what was due up to the checkpoint has been done before it was written.
+        self.last = self.now
+
+    def _on_rollout_start(self) -> None:
+        self._check()
+
+    def _on_training_end(self) -> None:
+        self._check()
+        self.finish()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _check(self) -> None:
+        due = self.every > 0 and self.now // self.every > self.last // self.every
+        self.last = self.now
+        if due:
+            self.due()
+
+
+class Evaluation(Boundary):
+    """Evaluates, logs eval/*, appends to evaluations.csv and keeps the best checkpoint.
+
+    Stands before `Checkpoints` in the list of callbacks: a checkpoint at step N then implies that every
+    evaluation up to N is on disk.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        evaluate: Callable[[], EpisodeStats],
+        save_best: Callable[[], None],
+        *,
+        every: int,
+        total: int,
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__(every)
+        self.run = run
+        self.evaluate = evaluate
+        self.save_best = save_best
+        self.total = total
+        self.say = say
+        self.seconds = 0.0
+        rows = run.read_evaluations()
+        self.best = max((row["mean_reward"] for row in rows), default=-math.inf)
+        self.evaluated_at = int(rows[-1]["timesteps"]) if rows else -1
+
+    def due(self) -> None:
+        began = time.monotonic()
+        stats = self.evaluate()
+        returns, lengths = np.asarray(stats.returns, float), np.asarray(stats.lengths, float)
+        step, mean, length = self.now, float(returns.mean()), float(lengths.mean())
+        self.evaluated_at = step
+        self.logger.record("eval/mean_reward", mean)
+        self.logger.record("eval/mean_ep_length", length)
+        self.logger.record("time/total_timesteps", step, exclude="tensorboard")
+        self.logger.dump(step)
+        self.run.append_evaluation(
+            {
+                "timesteps": step,
+                "mean_reward": mean,
+                "std_reward": float(returns.std()),
+                "min_reward": float(returns.min()),
+                "max_reward": float(returns.max()),
+                "mean_ep_length": length,
+                "episodes": len(returns),
+            }
+        )
+        better = mean > self.best
+        if better:
+            self.best = mean
+            self.save_best()
+        note = "  best so far" if better else ""
+        self.say(f"{step:>11,} steps  evaluation {mean:10.2f} +- {returns.std():.2f}{note}")
+        self.seconds += time.monotonic() - began
+
+    def finish(self) -> None:
+        # A run that was stopped early is evaluated when it has been resumed and is complete.
+        if self.every > 0 and self.now >= self.total and self.evaluated_at != self.now:
+            self.due()
+
+
+class Checkpoints(Boundary):
+    """Writes checkpoints/latest (exact) and checkpoints/step-<N>, and latest at the end.
+
+    `save(path, exact)` writes one checkpoint under a path without suffix.
+    """
+
+    def __init__(
+        self, run: RunDir, save: Callable[[Path, bool], None], *, every: int, keep_last: int
+    ) -> None:
+        super().__init__(every)
+        self.run = run
+        self.save = save
+        self.keep_last = keep_last
+
+    def due(self) -> None:
+        self.save(self.run.checkpoints / f"step-{self.now}", False)
+        self.save(self.run.checkpoints / "latest", True)
+        steps = sorted({int(path.stem[5:]) for path in self.run.checkpoints.glob("step-*.*")})
+        for step in steps[: -self.keep_last] if self.keep_last else []:
+            for path in self.run.checkpoints.glob(f"step-{step}.*"):
+                path.unlink()
+
+    def finish(self) -> None:
+        self.save(self.run.checkpoints / "latest", True)
+
+
+class Progress(BaseCallback):
+    """A tqdm bar on stderr: steps, steps/s, time left, and the mean return of recent episodes."""
+
+    def __init__(self, total: int, initial: int = 0) -> None:
+        super().__init__()
+        self.total = total
+        self.initial = initial
+        self.bar: Any = None
+
+    def _on_training_start(self) -> None:
+        self.bar = tqdm(
+            total=self.total,
+            initial=self.initial,
+            unit=" steps",
+            unit_scale=True,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            smoothing=0.05,
+        )
+
+    def _on_step(self) -> bool:
+        self.bar.update(self.model.num_timesteps - self.bar.n)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        episodes = self.model.ep_info_buffer
+        if episodes:
+            mean = sum(episode["r"] for episode in episodes) / len(episodes)
+            self.bar.set_postfix_str(f"return {mean:.1f}", refresh=False)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def say(text: str) -> None:
+    """Print a line on stdout, above the progress bar if there is one."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()

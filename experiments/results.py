@@ -1,0 +1,56 @@
+"""What the files of a run say: final mean, best evaluation, speed, curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.rundir import RunDir
+
+FINAL = 10  # evaluations that make up the final mean
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The numbers that stand for one run; NaN where it has no evaluation."""
+
+    timesteps: int
+    evaluations: int
+    final_mean: float
+    """Mean of the last `FINAL` evaluations."""
+    maximum: float
+    """Best mean of one evaluation."""
+    steps_per_second: float
+    """Environment steps per second of the whole training, evaluations included."""
+
+
+def summarise(run: RunDir) -> Summary:
+    """The numbers of one run directory."""
+    steps, means = curve(run, "eval/mean_reward")
+    _, fps = curve(run, "time/fps")
+    logged, _ = curve(run, "time/total_timesteps")
+    return Summary(
+        timesteps=int(max(logged.max(initial=0), steps.max(initial=0))),
+        evaluations=len(means),
+        final_mean=float(means[-FINAL:].mean()) if len(means) else float("nan"),
+        maximum=float(means.max()) if len(means) else float("nan"),
+        steps_per_second=float(fps[-1]) if len(fps) else float("nan"),
+    )
+
+
+def curve(run: RunDir, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Environment steps and values of a column of progress.csv, both [points]; rows without it left out."""
+    points = [
+        (float(row["time/total_timesteps"]), float(row[metric]))
+        for row in run.read_progress()
+        if row.get(metric) and row.get("time/total_timesteps")
+    ]
+    steps, values = np.asarray(points, float).reshape(-1, 2).T
+    return steps, values
+
+
+def metrics(run: RunDir) -> list[str]:
+    """The columns that a run has logged."""
+    rows = run.read_progress()
+    return list(rows[0]) if rows else []

@@ -1,0 +1,210 @@
+"""Stable-Baselines3's own algorithms as baselines, `sb3/<name>`, with its own environments and savings.
+
+Not resumable: its zip files hold neither the environments nor the running statistics. The statistics of
+`normalize` are written beside each zip as .npz.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, sync_envs_normalization
+
+from experiments.settings import RunOptions
+from experiments.signature import options_of
+from experiments.training import Learner
+
+EVAL_SEED = 2**31  # training seeds are below it
+
+ACTIVATIONS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "elu": torch.nn.ELU, "gelu": torch.nn.GELU}
+
+_FROM_RUN = (
+    "policy",
+    "env",
+    "seed",
+    "device",
+    "verbose",
+    "tensorboard_log",
+    "_init_setup_model",
+    "action_noise",
+)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Extras:
+    """Settings that Stable-Baselines3 keeps outside its constructors."""
+
+    policy: str = "auto"
+    """MlpPolicy, CnnPolicy or MultiInputPolicy; auto goes by the observations."""
+    normalize: bool = False
+    """Normalise observations and rewards (VecNormalize)."""
+    action_noise: Literal["none", "normal", "ornstein-uhlenbeck"] = "none"
+    """Exploration noise of ddpg, td3 and sac."""
+    noise_std: float = 0.1
+    """Standard deviation of the exploration noise."""
+    net_arch: tuple[int, ...] = ()
+    """Hidden layers of every network. Empty: those of policy_kwargs, or the policy's own."""
+    activation_fn: Literal["default", "relu", "tanh", "elu", "gelu"] = "default"
+    """Activation between hidden layers."""
+
+
+class Episodes(NamedTuple):
+    """One evaluation."""
+
+    returns: np.ndarray  # [episodes]
+    lengths: np.ndarray  # [episodes]
+
+
+class StopOnRequest(BaseCallback):
+    """Ends training at the next environment step after `request()`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requested = False
+
+    def request(self) -> None:
+        self.requested = True
+
+    def _on_step(self) -> bool:
+        return not self.requested
+
+
+def model_class(algo: str) -> Any:
+    """Stable-Baselines3's class for `sb3/<name>`; raises ValueError where sb3-contrib is missing."""
+    name = algo.removeprefix("sb3/").upper()
+    if name == "TRPO":
+        try:
+            import sb3_contrib
+        except ImportError:
+            raise ValueError("sb3/trpo needs sb3-contrib: pip install 'rl-suite[peers]'") from None
+        return sb3_contrib.TRPO
+    return getattr(stable_baselines3, name)
+
+
+@functools.cache
+def config_type(algo: str) -> type:
+    """A dataclass of the algorithm's constructor arguments and `Extras`."""
+    arguments = options_of("Config", model_class(algo), skip=_FROM_RUN)
+    return dataclasses.make_dataclass("Config", [], bases=(arguments, Extras), kw_only=True)
+
+
+def make_learner(options: RunOptions) -> Learner:
+    """The algorithm on `options.num_envs` environments, with separate ones for evaluation."""
+    env = make_env(options, options.num_envs, options.seed)
+    model = make_model(options, env)
+    eval_env = make_env(options, 1, EVAL_SEED + options.seed, training=False)
+    stop = StopOnRequest()
+
+    def evaluate() -> Episodes:
+        sync_envs_normalization(env, eval_env)
+        returns, lengths = evaluate_policy(
+            model, eval_env, options.eval_episodes, deterministic=True, return_episode_rewards=True
+        )
+        return Episodes(np.asarray(returns), np.asarray(lengths))
+
+    def save(path: Path, exact: bool) -> None:
+        if isinstance(env, VecNormalize):
+            save_statistics(env, path.with_name(path.name + ".npz"))
+        aside = path.with_name(path.name + ".tmp.zip")
+        model.save(aside)
+        aside.replace(path.with_name(path.name + ".zip"))
+
+    def close() -> None:
+        env.close()
+        eval_env.close()
+
+    return Learner(model, evaluate, save, stop.request, close, resumable=False, callbacks=[stop])
+
+
+def make_env(options: RunOptions, num_envs: int, seed: int, training: bool = True) -> VecEnv:
+    """Stable-Baselines3's own vector environment, normalised where the settings ask for it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is out of date.*", DeprecationWarning)
+        env = make_vec_env(
+            options.env_id, num_envs, seed=seed, env_kwargs=options.env_kwargs, vec_env_cls=DummyVecEnv
+        )
+    if not options.agent.normalize:
+        return env
+    return VecNormalize(env, gamma=options.agent.gamma, training=training, norm_reward=training)
+
+
+def make_model(options: RunOptions, env: VecEnv) -> Any:
+    """The algorithm with the settings of `options`; raises ValueError for what it refuses."""
+    agent = options.agent
+    arguments = {field.name: getattr(agent, field.name) for field in dataclasses.fields(agent)}
+    for field in dataclasses.fields(Extras):
+        del arguments[field.name]
+    if isinstance(arguments.get("train_freq"), list):
+        arguments["train_freq"] = tuple(arguments["train_freq"])
+    arguments["policy_kwargs"] = _policy_kwargs(agent)
+    if agent.action_noise != "none":
+        kinds = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+        size = np.zeros(env.action_space.shape or (1,))
+        arguments["action_noise"] = kinds[agent.action_noise](size, size + agent.noise_std)
+    policy = agent.policy if agent.policy != "auto" else _policy(env.observation_space)
+    try:
+        return model_class(options.algo)(policy, env, seed=options.seed, device=options.device, **arguments)
+    except (AssertionError, TypeError) as refusal:
+        raise ValueError(f"{options.algo} refuses these settings: {refusal}") from refusal
+
+
+def save_statistics(env: VecNormalize, path: Path) -> None:
+    """Write the running statistics of observations and rewards as .npz."""
+    arrays = {
+        f"{name}/{part}": getattr(rms, part)
+        for name, rms in _statistics(env).items()
+        for part in ("mean", "var", "count")
+    }
+    aside = path.with_name(path.stem + ".tmp.npz")
+    np.savez(aside, **arrays)
+    aside.replace(path)
+
+
+def load_statistics(env: VecNormalize, path: Path) -> None:
+    """Put the statistics written by `save_statistics` into `env`."""
+    with np.load(path) as arrays:
+        for name, rms in _statistics(env).items():
+            for part in ("mean", "var", "count"):
+                setattr(rms, part, arrays[f"{name}/{part}"])
+
+
+def _statistics(env: VecNormalize) -> dict[str, RunningMeanStd]:
+    """The running statistics by name; those of Dict observations by key."""
+    observations = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
+    return {"reward": env.ret_rms, **{f"obs/{key}": rms for key, rms in observations.items()}}
+
+
+def _policy_kwargs(agent: Any) -> dict[str, Any] | None:
+    """`policy_kwargs` with the settings that have options of their own laid over it."""
+    kwargs = dict(agent.policy_kwargs or {})
+    if agent.net_arch:
+        kwargs["net_arch"] = list(agent.net_arch)
+    if agent.activation_fn != "default":
+        kwargs["activation_fn"] = agent.activation_fn
+    if "activation_fn" in kwargs:
+        name = kwargs["activation_fn"]
+        if name not in ACTIVATIONS:
+            raise ValueError(f"activation_fn must be one of {', '.join(ACTIVATIONS)}, got {name}")
+        kwargs["activation_fn"] = ACTIVATIONS[name]
+    return kwargs or None
+
+
+def _policy(space: spaces.Space) -> str:
+    """Stable-Baselines3's policy for a kind of observation."""
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    image = isinstance(space, spaces.Box) and len(space.shape) == 3
+    return "CnnPolicy" if image else "MlpPolicy"

@@ -1,0 +1,362 @@
+"""What a run is made of, and where each setting comes from: default < tuned < command line.
+
+Defaults stand in the algorithm's Config; tuned ones in configs/<algo>.yaml, per environment id or pattern.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments import cli
+from experiments.rundir import RunDir, file_name
+from experiments.signature import load_yaml_value, options_of
+
+ALGORITHMS = ("actor-critic", "ddpg", "trpo")
+SB3_ALGORITHMS = ("sb3/a2c", "sb3/ddpg", "sb3/ppo", "sb3/sac", "sb3/td3", "sb3/trpo")
+CONFIGS = Path(__file__).parent / "configs"
+
+TUNABLE = ("total_timesteps", "num_envs", "agent")
+# What may differ from the saved configuration when a run is resumed.
+CHANGEABLE = ("total_timesteps", "out", "resume", "progress", "quiet", "debug")
+
+
+@dataclass(kw_only=True)
+class RunOptions:
+    """The settings of a run that do not depend on the algorithm."""
+
+    algo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGO")]
+    """The algorithm: actor-critic, ddpg, trpo, or Stable-Baselines3's as sb3/a2c, sb3/ppo, sb3/trpo, ..."""
+    env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="env", metavar="ENV")]
+    """The environment: any Gymnasium id, as HalfCheetah-v4."""
+    total_timesteps: int = 1_000_000
+    """Environment steps to train for, summed over the environments."""
+    num_envs: int = 1
+    """Environments that step together."""
+    seed: int = 0
+    """Decides everything random: weights, actions, environments."""
+    out: Path | None = None
+    """Run directory, absent or empty. Unset: runs/<algo>/<env>/seed<S>-<time>."""
+    resume: Path | None = None
+    """Run directory to go on with from its last checkpoint; other settings then come from its config.yaml."""
+    device: str = "auto"
+    """Where the networks are: auto, cpu, cuda."""
+    torch_threads: int = 1
+    """Threads of torch on the CPU; more than one slows small networks down."""
+    eval_freq: int | None = None
+    """Environment steps between evaluations; 0: none. Unset: a fiftieth of --total-timesteps."""
+    eval_episodes: int = 10
+    """Episodes of one evaluation, with the deterministic policy, on environments of their own."""
+    checkpoint_freq: int | None = None
+    """Environment steps between checkpoints; 0: only at the end. Unset: a twentieth of --total-timesteps."""
+    keep_last: int = 3
+    """Periodic checkpoints (step-<N>) to keep, beside latest and best; 0: all."""
+    progress: bool = True
+    """Show a progress bar, where stderr is a terminal."""
+    quiet: bool = False
+    """Print nothing but errors and the closing summary."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    agent: Any = None
+    env: Any = None
+
+    def resolved(self) -> RunOptions:
+        """The same with the intervals filled in; raises ValueError for impossible values."""
+        for name in ("total_timesteps", "num_envs", "eval_episodes", "torch_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{option(name)} must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "eval_freq", "checkpoint_freq", "keep_last"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{option(name)} must not be negative, got {value}")
+        fill = dataclasses.replace
+        options = self
+        if options.eval_freq is None:
+            options = fill(options, eval_freq=max(1, self.total_timesteps // 50))
+        if options.checkpoint_freq is None:
+            options = fill(options, checkpoint_freq=max(1, self.total_timesteps // 20))
+        return options
+
+    def config(self) -> dict[str, Any]:
+        """All settings as plain values, for config.yaml."""
+        values = plain(self)
+        for name in ("out", "resume", "progress", "quiet", "debug"):
+            del values[name]
+        values["env_options"] = values.pop("env")
+        values["env"] = values.pop("env_id")
+        last = {name: values.pop(name) for name in ("env_options", "agent")}
+        first = {name: values.pop(name) for name in ("algo", "env")}
+        return {**first, **values, **last}
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """The environment options that differ from the environment's own defaults."""
+        return {
+            field.name: getattr(self.env, field.name)
+            for field in dataclasses.fields(self.env)
+            if getattr(self.env, field.name) != field_default(field)
+        }
+
+
+def parse_run(argv: list[str]) -> RunOptions:
+    """The options of `experiments.run`; raises ValueError, or prints the help and exits."""
+    resume = _value_of("--resume", argv)
+    saved: dict[str, Any] | None = None
+    if resume is not None:
+        from experiments.rundir import open_run
+
+        saved = open_run(Path(resume)).read_config()
+    algo, env_id = _positionals(argv)
+    if saved is not None and algo is None:
+        algo, env_id = str(saved["algo"]), str(saved["env"])
+        argv = [algo, env_id, *argv]
+    if algo is None or env_id is None:
+        if algo is not None and "--help" not in argv and "-h" not in argv:
+            check_algorithm(algo)
+            raise ValueError(
+                f"name the environment too, as in: python -m experiments.run {algo} HalfCheetah-v4"
+            )
+        return _general_help(argv)
+    check_algorithm(algo)
+    if saved is not None and (algo, env_id) != (saved["algo"], saved["env"]):
+        raise ValueError(f"{resume} is a run of {saved['algo']} on {saved['env']}, not of {algo} on {env_id}")
+    spec = find_env(env_id)
+    agent_type = config_type(algo)
+    env_type = env_options(spec)
+    if saved is None:
+        default = _tuned_options(algo, env_id, agent_type, env_type)
+    else:
+        default = from_config(saved, agent_type, env_type)
+    description = f"Train {algo} on {env_id}. The defaults shown are those that apply to this pair."
+    options = cli.parse(
+        _typed(agent_type, env_type),
+        argv,
+        prog="python -m experiments.run",
+        description=description,
+        default=default,
+    )
+    if saved is not None:
+        _refuse_contradictions(default, options, resume)
+    return options.resolved()
+
+
+def from_config(saved: Mapping[str, Any], agent_type: type, env_type: type) -> RunOptions:
+    """The options that a config.yaml records."""
+    names = {field.name for field in dataclasses.fields(RunOptions)} - {"agent", "env", "env_id"}
+    return _typed(agent_type, env_type)(
+        env_id=saved["env"],
+        agent=build(agent_type, saved.get("agent") or {}, "agent settings in config.yaml"),
+        env=build(env_type, saved.get("env_options") or {}, "environment options in config.yaml"),
+        **{name: saved[name] for name in names if name in saved},
+    )
+
+
+def tuned(algo: str, env_id: str, folder: Path = CONFIGS) -> dict[str, Any]:
+    """The tuned settings of `algo` on `env_id`: the file's default entry, then patterns, then the id itself.
+
+    Returns a dict with some of the keys `TUNABLE`, `agent` a dict of fields. Unknown keys: ValueError.
+    """
+    path = folder / f"{file_name(algo)}.yaml"
+    if not path.exists():
+        return {}
+    entries = load_yaml_value(path.read_text()) or {}
+    matching = [name for name in entries if name == "default"]
+    matching += [
+        name for name in entries if name not in ("default", env_id) and fnmatch.fnmatchcase(env_id, name)
+    ]
+    matching += [name for name in entries if name == env_id]
+    merged: dict[str, Any] = {"agent": {}}
+    for name in matching:
+        entry = entries[name] or {}
+        for key in entry:
+            if key not in TUNABLE:
+                raise ValueError(f"{path.name}, {name}: there is no setting {key!r}.{hint(key, TUNABLE)}")
+        merged["agent"].update(entry.get("agent") or {})
+        merged.update({key: value for key, value in entry.items() if key != "agent"})
+    return merged
+
+
+def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """`kind(**values)` with YAML's lists as tuples and integers as floats where the field is one."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields:
+            raise ValueError(f"{where}: there is no setting {name!r}.{hint(name, fields)}")
+    ready = {}
+    for name, value in values.items():
+        default = field_default(fields[name])
+        if isinstance(value, list) and (isinstance(default, tuple) or "tuple" in str(fields[name].type)):
+            value = tuple(value)
+        if isinstance(value, int) and isinstance(default, float) and not isinstance(value, bool):
+            value = float(value)
+        ready[name] = value
+    return kind(**ready)
+
+
+def config_type(algo: str) -> type:
+    """The dataclass of the algorithm's own settings."""
+    if algo.startswith("sb3/"):
+        from experiments import sb3
+
+        return sb3.config_type(algo)
+    import agents
+
+    return agents.ALGORITHMS[algo].Config
+
+
+def find_env(env_id: str) -> Any:
+    """Gymnasium's spec of `env_id`; raises ValueError naming the nearest ids."""
+    import envs
+
+    return envs._find_spec(env_id)
+
+
+def env_options(spec: Any) -> type:
+    """A dataclass of the options of the environment's constructor, defaults as registered."""
+    from gymnasium.envs.registration import load_env_creator
+
+    creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
+    kind = options_of("EnvOptions", creator, skip=("render_mode", *spec.kwargs))
+    return kind
+
+
+def check_algorithm(algo: str) -> None:
+    """Raise ValueError, naming the nearest, where there is no algorithm of that name."""
+    known = (*ALGORITHMS, *SB3_ALGORITHMS)
+    if algo not in known:
+        raise ValueError(
+            f"there is no algorithm {algo!r}.{hint(algo, known) or ' Known: ' + ', '.join(known)}"
+        )
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """' Did you mean x?' or ''."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def option(name: str) -> str:
+    """The command-line spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as what YAML can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
+
+
+def field_default(field: dataclasses.Field[Any]) -> Any:
+    """The default of a dataclass field, or None."""
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _tuned_options(algo: str, env_id: str, agent_type: type, env_type: type) -> RunOptions:
+    values = tuned(algo, env_id)
+    agent = build(agent_type, values.pop("agent", {}), f"{file_name(algo)}.yaml")
+    return _typed(agent_type, env_type)(algo=algo, env_id=env_id, agent=agent, env=env_type(), **values)
+
+
+def _typed(agent_type: type, env_type: type) -> type[RunOptions]:
+    """RunOptions with the types of `agent` and `env` known, which is what tyro goes by."""
+    fields: list[Any] = [("agent", agent_type), ("env", env_type)]
+    return dataclasses.make_dataclass("RunOptions", fields, bases=(RunOptions,), kw_only=True)
+
+
+def _refuse_contradictions(saved: RunOptions, given: RunOptions, resume: str | None) -> None:
+    """Raise ValueError where the command line contradicts the configuration of the run to resume."""
+    if given.out is not None:
+        raise ValueError("--out cannot be combined with --resume: a resumed run stays in its directory")
+    before, now = plain(saved), plain(given)
+    for name in before:
+        pairs = [(option(name), before[name], now[name])]
+        if name in ("agent", "env"):
+            parts = before[name]
+            pairs = [(f"--{name}.{option(key)[2:]}", parts[key], now[name][key]) for key in parts]
+        for spelling, old, new in pairs:
+            if name not in CHANGEABLE and old != new:
+                raise ValueError(
+                    f"{spelling} {new} contradicts the run in {resume}, which has {old}; "
+                    "a resumed run keeps its settings, all but --total-timesteps"
+                )
+
+
+def _value_of(name: str, argv: list[str]) -> str | None:
+    """The value that follows an option on the command line."""
+    for index, word in enumerate(argv):
+        if word.startswith(name + "="):
+            return word.partition("=")[2]
+        if word == name and index + 1 < len(argv):
+            return argv[index + 1]
+    return None
+
+
+def _positionals(argv: list[str]) -> tuple[str | None, str | None]:
+    """ALGO and ENV: the first two words, or else an algorithm's name and the word after it."""
+    if argv and not argv[0].startswith("-"):
+        start = 0
+    else:
+        known = (*ALGORITHMS, *SB3_ALGORITHMS)
+        start = next((index for index, word in enumerate(argv) if word in known), len(argv))
+    words = argv[start : start + 2]
+    words = words[:1] if len(words) == 2 and words[1].startswith("-") else words
+    return (words[0] if words else None, words[1] if len(words) == 2 else None)
+
+
+def _general_help(argv: list[str]) -> RunOptions:
+    """The help for a command line that names no algorithm and environment."""
+    if not {"--help", "-h"} & set(argv):
+        raise ValueError(
+            "name an algorithm and an environment, as in: python -m experiments.run trpo HalfCheetah-v4"
+        )
+    description = (
+        f"Train an agent. ALGO: {', '.join((*ALGORITHMS, *SB3_ALGORITHMS))}. ENV: a Gymnasium id.\n\n"
+        "Tuned settings depend on both: `python -m experiments.run trpo HalfCheetah-v4 --help` shows the "
+        "defaults that apply, and the algorithm's own settings (--agent.<field>)."
+    )
+    kind = dataclasses.make_dataclass("RunOptions", [], bases=(_General,), kw_only=True)
+    cli.parse(kind, ["--help"], prog="python -m experiments.run", description=description)
+    sys.exit(0)
+
+
+@dataclass(kw_only=True)
+class _General(RunOptions):
+    """RunOptions without the parts that depend on the algorithm and the environment."""
+
+    agent: tyro.conf.Suppress[None] = None
+    env: tyro.conf.Suppress[None] = None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("rl-suite", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "sb3-contrib"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def save_config(run: RunDir, options: RunOptions, argv: list[str]) -> None:
+    """Write config.yaml."""
+    run.write_config({**options.config(), "versions": versions(), "command": " ".join(argv)})

@@ -1,0 +1,145 @@
+"""One training run in a run directory, the same for our agents and Stable-Baselines3's.
+
+`Learner` is what differs between the two; `train` is the rest: logger, callbacks, signals, closing summary.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from experiments.callbacks import Checkpoints, EpisodeStats, Evaluation, Progress, say
+from experiments.logs import make_logger
+from experiments.results import FINAL, summarise
+from experiments.rundir import RunDir
+from experiments.settings import RunOptions
+
+
+@dataclass
+class Learner:
+    """An agent with the few things that a training run needs of it."""
+
+    model: Any
+    """Has learn, set_logger, num_timesteps and ep_info_buffer as Stable-Baselines3's agents do."""
+    evaluate: Callable[[], EpisodeStats]
+    """One evaluation on environments of its own."""
+    save: Callable[[Path, bool], None]
+    """`save(path, exact)` writes a checkpoint; the suffix is the learner's."""
+    stop: Callable[[], None]
+    """Asks `learn` to return soon; called by signal handlers."""
+    close: Callable[[], None]
+    """Closes the environments."""
+    resumable: bool = True
+    callbacks: list[BaseCallback] = field(default_factory=list)
+
+
+def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | None = None) -> int:
+    """Train until `options.total_timesteps`; returns the exit status: 0, or 130 or 143 after a signal.
+
+    `resumed_at` is the step of the checkpoint that `learner` was loaded from, None for a new run.
+    """
+    start = learner.model.num_timesteps
+    talk: Callable[[str], None] = (lambda text: None) if options.quiet else say
+    logger = make_logger(run, resumed_at=resumed_at, quiet=options.quiet)
+    learner.model.set_logger(logger)
+    evaluation = Evaluation(
+        run,
+        learner.evaluate,
+        lambda: learner.save(run.checkpoints / "best", False),
+        every=options.eval_freq or 0,
+        total=options.total_timesteps,
+        say=talk,
+    )
+    checkpoints = Checkpoints(
+        run, learner.save, every=options.checkpoint_freq or 0, keep_last=options.keep_last
+    )
+    callbacks: list[BaseCallback] = [*learner.callbacks, evaluation, checkpoints]
+    bar = None
+    if options.progress and not options.quiet and sys.stderr.isatty():
+        bar = Progress(options.total_timesteps, start)
+        callbacks.append(bar)
+    talk(f"Training {options.algo} on {options.env_id} for {options.total_timesteps:,} steps in {run.path}")
+    began = time.monotonic()
+    try:
+        with _signals(learner.stop) as caught:
+            learner.model.learn(
+                options.total_timesteps - start,
+                callback=callbacks,
+                reset_num_timesteps=resumed_at is None,
+            )
+    finally:
+        if bar is not None:
+            bar.close()
+        logger.close()
+        learner.close()
+    seconds = time.monotonic() - began
+    if caught and learner.model.num_timesteps < options.total_timesteps:
+        return _stopped(run, learner, caught[0])
+    steps = learner.model.num_timesteps - start
+    alone = steps / max(seconds - evaluation.seconds, 1e-9)
+    speed = f"{steps / seconds:,.0f} steps/s, {alone:,.0f} without evaluations"
+    close_run(options, run, speed, learner.resumable)
+    return 0
+
+
+def close_run(options: RunOptions, run: RunDir, speed: str | None = None, resumable: bool = True) -> None:
+    """Draw the curve and print what came out, where it is and how to look at it."""
+    from experiments.plotting import plot_curve
+
+    plot_curve(run, f"{options.algo} on {options.env_id}, seed {options.seed}")
+    result = summarise(run)
+    lines = [f"\n{options.algo} on {options.env_id}, seed {options.seed}: {result.timesteps:,} steps"]
+    if result.evaluations:
+        count = min(FINAL, result.evaluations)
+        lines += [
+            f"  final mean   {result.final_mean:.1f}  (mean of the last {count} evaluations)",
+            f"  maximum      {result.maximum:.1f}  (best of {result.evaluations} evaluations)",
+        ]
+    if speed:
+        lines.append(f"  speed        {speed}")
+    lines += [
+        f"  everything   {run.path}/  (curve.png, progress.csv, evaluations.csv, checkpoints/)",
+        f"  look         tensorboard --logdir {run.path}",
+        f"  evaluate     python -m experiments.evaluate {run.path}",
+        f"  compare      python -m experiments.compare {run.path} OTHER_RUN...",
+    ]
+    if resumable:
+        lines.append(f"  go on        python -m experiments.run --resume {run.path} --total-timesteps N")
+    say("\n".join(lines))
+
+
+def _stopped(run: RunDir, learner: Learner, number: int) -> int:
+    """Say that the run was stopped and how to go on; returns the shell's exit status for the signal."""
+    where = f"Stopped at {learner.model.num_timesteps:,} steps; the checkpoint is written."
+    go_on = f"  Go on with: python -m experiments.run --resume {run.path}" if learner.resumable else ""
+    print(where + go_on, file=sys.stderr)
+    return 128 + number
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """While it lasts, SIGINT and SIGTERM call `stop`; a second SIGINT aborts. Yields the signals caught."""
+    caught: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+        print("\nFinishing the iteration, then a checkpoint. Ctrl-C again aborts.", file=sys.stderr)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
