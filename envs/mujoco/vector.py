@@ -8,7 +8,6 @@ and actions, this returns: values, dtypes, infos with their masks. Left out: sub
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from envs.mujoco.balance import InvertedDoublePendulum, InvertedPendulum
 from envs.mujoco.humanoid import Humanoid, HumanoidStandup
 from envs.mujoco.locomotion import Ant, HalfCheetah, Hopper, Swimmer, Walker2d
 from envs.mujoco.physics import Physics
+from envs.mujoco.prototype import make_prototype
 from envs.mujoco.rendering import make_renderers
 from envs.mujoco.task import Infos, Task
 from envs.rng import generator_from_words, generator_words
@@ -82,14 +82,7 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
             ImportError: Pusher-v4, which Gymnasium supports with mujoco < 3 only.
             TypeError: an option that the task does not have.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*is out of date.*", DeprecationWarning)
-            spec = gym.spec(id)
-            modes = gym.envs.registration.load_env_creator(str(spec.entry_point)).metadata["render_modes"]  # type: ignore[union-attr]
-            if kwargs.get("render_mode") not in (None, *modes):
-                raise ValueError(f"{id} has no render mode {kwargs['render_mode']!r}; choose from {modes}.")
-            env = gym.make(id, **kwargs)
-
+        env = make_prototype(id, **kwargs)
         self.num_envs = num_envs
         self.spec = env.spec
         self._max_episode_steps = env.spec.max_episode_steps if env.spec else None
@@ -103,7 +96,7 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._action_shape = (num_envs, *self._env.action_space.shape)
 
-        task, v5 = ENTRY_POINTS[str(spec.entry_point)]
+        task, v5 = ENTRY_POINTS[str(gym.registry[id].entry_point)]
         self._task = task(self._env, v5)
         self._physics = Physics(
             self._env.model,

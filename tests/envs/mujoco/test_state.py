@@ -1,5 +1,6 @@
 """A restored environment continues as the original does, to the last bit, over resets."""
 
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
@@ -74,6 +75,17 @@ def test_the_solvers_warm_start_is_part_of_the_state():
     for data in fresh._physics.datas:
         data.qacc_warmstart[:] = 0
     assert rollout(fresh, actions[:1])[0] != rollout(env, actions[:1])[0]
+
+
+def test_a_restored_environment_is_drawn_where_it_is():
+    env, fresh = (envs.make_vec("Walker2d-v5", 2) for _ in range(2))
+    env.reset(seed=0)
+    rollout(env, np.ones((5, 2, 6)))
+    fresh.set_state(env.get_state())
+    for data, restored in zip(env._physics.datas, fresh._physics.datas, strict=True):
+        mujoco.mj_forward(env._physics.model, data)
+        assert restored.xpos.tobytes() == data.xpos.tobytes()
+        assert restored.geom_xmat.tobytes() == data.geom_xmat.tobytes()
 
 
 def test_the_state_is_plain_numbers():
