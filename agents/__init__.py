@@ -22,7 +22,9 @@ __all__ = ["ALGORITHMS", "DDPG", "TRPO", "ActorCritic", "Agent", "load", "make"]
 def make(name: str, env: Any, **kwargs: Any) -> Agent:
     """`make("trpo", env, seed=0)` is `TRPO(env, seed=0)`. Raises ValueError for an unknown name."""
     if name not in ALGORITHMS:
-        raise ValueError(f"unknown algorithm {name!r}.{nearest(name, ALGORITHMS)} There are {', '.join(ALGORITHMS)}.")
+        raise ValueError(
+            f"unknown algorithm {name!r}.{nearest(name, ALGORITHMS)} There are {', '.join(ALGORITHMS)}."
+        )
     return ALGORITHMS[name](env, **kwargs)
 
 
@@ -35,6 +37,7 @@ def load(path: str | os.PathLike[str], env: Any = None, *, device: str | torch.d
     for other spaces.
     """
     state = checkpoint.load(path)
-    if state["algorithm"] not in ALGORITHMS:
-        raise CheckpointError(f"{path} holds the unknown algorithm {state['algorithm']!r}")
-    return ALGORITHMS[state["algorithm"]].from_state(state, env, device)
+    algorithm = state.get("algorithm")
+    if algorithm not in ALGORITHMS:
+        raise CheckpointError(f"{path} holds the unknown algorithm {algorithm!r}.")
+    return ALGORITHMS[algorithm].from_state(state, env, device)

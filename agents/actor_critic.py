@@ -26,7 +26,7 @@ from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.returns import gae, n_step
 from agents.policies import StochasticPolicy
 from agents.policies.stochastic import action_field_shape
-from agents.policies.value import ActionValue, ValueFunction, explained_variance, map_tree, rollout_values
+from agents.policies.value import ActionValue, ValueFunction, explained_variance, map_tree, next_values
 
 
 @dataclass
@@ -79,14 +79,24 @@ class Config:
     """Logarithm of the first standard deviation (Box actions)."""
 
     def __post_init__(self) -> None:
-        for name in ("n_steps", "lookahead", "learning_rate", "batch_size", "gradient_steps", "max_importance"):
+        for name in (
+            "n_steps",
+            "lookahead",
+            "learning_rate",
+            "batch_size",
+            "gradient_steps",
+            "max_importance",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"actor-critic: {name} must be positive; got {getattr(self, name)}")
         if self.variant == "off-policy" and self.batch_size > self.buffer_size:
             raise ValueError(
                 f"actor-critic: batch_size {self.batch_size} is larger than buffer_size {self.buffer_size}"
             )
-        for name, accepted in (("variant", ("a2c", "qac", "off-policy")), ("advantage", ("gae", "n-step", "td"))):
+        for name, accepted in (
+            ("variant", ("a2c", "qac", "off-policy")),
+            ("advantage", ("gae", "n-step", "td")),
+        ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"actor-critic: {name} is one of {accepted}; got {getattr(self, name)!r}")
 
@@ -96,7 +106,9 @@ def policy_loss(log_prob: Tensor, adv: Tensor) -> Tensor:
     return -(log_prob * adv.detach()).mean()
 
 
-def off_policy_loss(log_prob: Tensor, behaviour_log_prob: Tensor, adv: Tensor, max_importance: float) -> Tensor:
+def off_policy_loss(
+    log_prob: Tensor, behaviour_log_prob: Tensor, adv: Tensor, max_importance: float
+) -> Tensor:
     """-E_beta[ rho log pi(a|s) A ] with rho = min(pi / beta, max_importance) held fixed; all [batch]."""
     return policy_loss(log_prob, adv * importance(log_prob, behaviour_log_prob, max_importance))
 
@@ -125,7 +137,9 @@ class ActorCritic(Agent):
             self.observation_space, self.action_space, log_std_init=c.log_std_init, **net
         ).to(self.device)
         if c.variant == "qac":
-            self.critic: Any = ActionValue(self.observation_space, self._action_vector_dim(), **net).to(self.device)
+            self.critic: Any = ActionValue(self.observation_space, self._action_vector_dim(), **net).to(
+                self.device
+            )
         else:
             self.critic = ValueFunction(self.observation_space, **net).to(self.device)
         self.flat = FlatParameters(self.policy, self.critic)
@@ -135,7 +149,9 @@ class ActorCritic(Agent):
             )
         else:
             self.optimizer = torch.optim.Adam([self.flat.vector], lr=c.learning_rate, eps=1e-5, fused=True)
-        self.normalizer = ObservationNormalizer(self.observation_space).to(self.device)
+        self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
+            self.device
+        )
         self.reward_scaler = RewardScaler(c.gamma)
 
     def parts(self) -> dict[str, Any]:
@@ -156,13 +172,12 @@ class ActorCritic(Agent):
     def buffer_rows(self) -> int:
         if self.config.variant != "off-policy":
             return self.config.n_steps
-        return max(self.config.n_steps, self.config.buffer_size // self.num_envs)
+        return max(self.config.n_steps, -(-self.config.buffer_size // self.num_envs))
 
     @torch.inference_mode()
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
-        distribution = self.policy(self.normalizer(obs))
-        action = distribution.sample(self.generator)
-        return {"action": action, "log_prob": distribution.log_prob(action)}
+        action, log_prob = self.policy(self.normalizer(obs)).sample_with_log_prob(self.generator)
+        return {"action": action, "log_prob": log_prob}
 
     def choose(self, obs: Any, deterministic: bool) -> Tensor:
         distribution = self.policy(self.normalizer(obs))
@@ -184,24 +199,27 @@ class ActorCritic(Agent):
             self.optimizer.param_groups[0]["lr"] = c.learning_rate * remaining
         step = {"a2c": self._a2c, "qac": self._qac, "off-policy": self._off_policy}[c.variant]
         metrics = step(raw)
-        if c.normalize_observations:
-            self.normalizer.update(raw.flat().obs)
+        self.normalizer.update(raw.flat().obs)
         buffer.clear()
         return metrics
 
     def _a2c(self, raw: Batch) -> Mapping[str, float | Tensor]:
         c, rollout = self.config, self._on_device(raw)
-        values, next_values = rollout_values(lambda obs: self.critic(self.normalizer(obs)), rollout)
+        obs = self.normalizer(map_tree(lambda x: x.flatten(0, 1), rollout.obs))
+        rollout["value"] = self.critic(obs).view_as(rollout["reward"])
+        values = rollout["value"].detach()
+        successors = next_values(lambda o: self.critic(self.normalizer(o)), values, rollout)
         reward, terminated, truncated = rollout["reward"], rollout["terminated"], rollout["truncated"]
         if c.advantage == "n-step":
-            adv = n_step(reward, next_values, terminated, truncated, c.gamma, c.lookahead) - values
+            adv = n_step(reward, successors, terminated, truncated, c.gamma, c.lookahead) - values
         else:
             lam = c.lam if c.advantage == "gae" else 0.0
-            adv = gae(reward, values, next_values, terminated, truncated, c.gamma, lam)
+            adv = gae(reward, values, successors, terminated, truncated, c.gamma, lam)
         rollout["adv"], rollout["ret"] = adv, adv + values
         batch = rollout.flat()
-        obs = self.normalizer(batch.obs)
-        return self._descend(obs, batch, batch["adv"], self.critic(obs), batch["ret"])
+        if "valid" in batch:
+            obs = self.normalizer(batch.obs)
+        return self._descend(obs, batch, batch["adv"], batch["value"], batch["ret"])
 
     def _qac(self, raw: Batch) -> Mapping[str, float | Tensor]:
         rollout = self._on_device(raw)
@@ -212,7 +230,9 @@ class ActorCritic(Agent):
             ended = torch.maximum(rollout["terminated"], rollout["truncated"]) > 0
             goes_on = ~ended[:-1]
             next_action[:-1][goes_on] = rollout["action"][1:][goes_on]
-            next_q = self.critic(next_obs, self._action_vector(next_action.flatten(0, 1))).view_as(rollout["reward"])
+            next_q = self.critic(next_obs, self._action_vector(next_action.flatten(0, 1))).view_as(
+                rollout["reward"]
+            )
         rollout["target"] = sarsa_targets(rollout["reward"], next_q, rollout["terminated"], self.config.gamma)
         batch = rollout.flat()
         obs = self.normalizer(batch.obs)
@@ -252,19 +272,22 @@ class ActorCritic(Agent):
             actor_loss = policy_loss(log_prob, adv)
             value_loss = F.mse_loss(values, targets)
         loss = actor_loss + c.value_coef * value_loss
-        entropy = distribution.entropy().mean()
+        with torch.set_grad_enabled(c.entropy_coef != 0):
+            entropy = distribution.entropy().mean()
         if c.entropy_coef:
             loss = loss - c.entropy_coef * entropy
         self.flat.zero_grad()
         loss.backward()
         self.flat.clip_grad(c.max_grad_norm)
         self.optimizer.step()
-        return {
+        metrics = {
             "policy_loss": actor_loss.detach(),
             "value_loss": value_loss.detach(),
             "entropy": entropy.detach(),
-            "explained_variance": explained_variance(values.detach(), targets),
         }
+        if self.log_due:
+            metrics["explained_variance"] = explained_variance(values.detach(), targets)
+        return metrics
 
     def _on_device(self, batch: Batch) -> Batch:
         out = batch.to(self.device)

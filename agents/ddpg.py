@@ -65,11 +65,21 @@ class Config:
     """Activation: tanh, relu, elu or gelu."""
 
     def __post_init__(self) -> None:
-        for name in ("buffer_size", "batch_size", "train_freq", "tau", "actor_lr", "critic_lr", "temperature"):
+        for name in (
+            "buffer_size",
+            "batch_size",
+            "train_freq",
+            "tau",
+            "actor_lr",
+            "critic_lr",
+            "temperature",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"ddpg: {name} must be positive; got {getattr(self, name)}")
         if self.batch_size > self.buffer_size:
-            raise ValueError(f"ddpg: batch_size {self.batch_size} is larger than buffer_size {self.buffer_size}")
+            raise ValueError(
+                f"ddpg: batch_size {self.batch_size} is larger than buffer_size {self.buffer_size}"
+            )
         if self.noise not in ("gaussian", "ou"):
             raise ValueError(f"ddpg: noise is 'gaussian' or 'ou'; got {self.noise!r}")
 
@@ -102,7 +112,7 @@ class DDPG(Agent):
         net = {"hidden": c.hidden, "activation": c.activation}
         self.actor = DeterministicPolicy(self.observation_space, self.action_space, **net).to(self.device)
         self.critic = ActionValue(
-            self.observation_space, self.actor.dim, init="fan_in", output_range=3e-3, **net
+            self.observation_space, self.actor.dim, init="fan_in", output_gain=3e-3, **net
         ).to(self.device)
         self.target_actor, self.target_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         self.flat_actor, self.flat_critic = FlatParameters(self.actor), FlatParameters(self.critic)
@@ -114,7 +124,9 @@ class DDPG(Agent):
             module.requires_grad_(False)
         self.actor_optimizer = torch.optim.Adam([self.flat_actor.vector], lr=c.actor_lr, fused=True)
         self.critic_optimizer = torch.optim.Adam([self.flat_critic.vector], lr=c.critic_lr, fused=True)
-        self.normalizer = ObservationNormalizer(self.observation_space).to(self.device)
+        self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
+            self.device
+        )
         self.ou = OrnsteinUhlenbeck(c.noise_std)
 
     def parts(self) -> dict[str, Any]:
@@ -136,7 +148,7 @@ class DDPG(Agent):
         return self.config.train_freq
 
     def buffer_rows(self) -> int:
-        return max(self.config.train_freq, self.config.buffer_size // self.num_envs)
+        return max(self.config.train_freq, -(-self.config.buffer_size // self.num_envs))
 
     @torch.inference_mode()
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
@@ -164,8 +176,7 @@ class DDPG(Agent):
     def update(self) -> Mapping[str, float | Tensor]:
         c, buffer = self.config, self.buffer
         assert buffer is not None
-        if c.normalize_observations:
-            self.normalizer.update(buffer.rollout().flat().obs)
+        self.normalizer.update(buffer.rollout().flat().obs)
         buffer.clear()
         stored = buffer.rows * buffer.num_envs
         if stored < c.learning_starts or len(buffer) * buffer.num_envs < c.batch_size:

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from agents.core.agent import Agent
-from agents.core.buffer import Field
+from agents.core.buffer import Batch, Field
+from agents.core.flat import FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.returns import gae
 from agents.policies import StochasticPolicy
 from agents.policies.stochastic import Distribution, action_field_shape
-from agents.policies.value import ValueFunction, explained_variance, map_tree, rollout_values
+from agents.policies.value import ValueFunction, explained_variance, map_split, map_tree, next_values
 
 
 @dataclass
@@ -68,7 +69,14 @@ class Config:
     """Logarithm of the first standard deviation (Box actions)."""
 
     def __post_init__(self) -> None:
-        positive = ("n_steps", "delta", "cg_iterations", "line_search_steps", "critic_epochs", "critic_batch_size")
+        positive = (
+            "n_steps",
+            "delta",
+            "cg_iterations",
+            "line_search_steps",
+            "critic_epochs",
+            "critic_batch_size",
+        )
         for name in positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"trpo: {name} must be positive; got {getattr(self, name)}")
@@ -79,7 +87,9 @@ def surrogate(log_prob: Tensor, old_log_prob: Tensor, adv: Tensor) -> Tensor:
     return ((log_prob - old_log_prob).exp() * adv).mean()
 
 
-def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tol: float = 1e-10) -> Tensor:
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tol: float = 1e-10
+) -> Tensor:
     """Solve A x = b for symmetric positive definite A, given v -> A v; x, b: [dim]."""
     x = torch.zeros_like(b)
     r, p = b.clone(), b.clone()
@@ -97,7 +107,9 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, iteration
     return x
 
 
-def fisher_vector_product(distribution: Distribution, params: list[nn.Parameter]) -> Callable[[Tensor], Tensor]:
+def fisher_vector_product(
+    distribution: Distribution, params: list[nn.Parameter]
+) -> Callable[[Tensor], Tensor]:
     """v -> F v, F = mean over the batch of J' M J, exact at the current parameters; v: [number of parameters].
 
     J v comes from differentiating u -> J' u, which is linear in u, so that both products replay graphs made once.
@@ -137,8 +149,11 @@ class TRPO(Agent):
             self.observation_space, self.action_space, log_std_init=c.log_std_init, **net
         ).to(self.device)
         self.critic = ValueFunction(self.observation_space, **net).to(self.device)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=c.critic_lr, fused=True)
-        self.normalizer = ObservationNormalizer(self.observation_space).to(self.device)
+        self.flat_critic = FlatParameters(self.critic)
+        self.critic_optimizer = torch.optim.Adam([self.flat_critic.vector], lr=c.critic_lr, fused=True)
+        self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
+            self.device
+        )
         self.reward_scaler = RewardScaler(c.gamma)
 
     def parts(self) -> dict[str, Any]:
@@ -158,9 +173,8 @@ class TRPO(Agent):
 
     @torch.inference_mode()
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
-        distribution = self.policy(self.normalizer(obs))
-        action = distribution.sample(self.generator)
-        return {"action": action, "log_prob": distribution.log_prob(action)}
+        action, log_prob = self.policy(self.normalizer(obs)).sample_with_log_prob(self.generator)
+        return {"action": action, "log_prob": log_prob}
 
     def choose(self, obs: Any, deterministic: bool) -> Tensor:
         distribution = self.policy(self.normalizer(obs))
@@ -178,8 +192,8 @@ class TRPO(Agent):
             self.reward_scaler.update(raw["reward"], ended)
         rollout = raw.to(self.device)
         reward = self.reward_scaler(rollout["reward"]) if c.normalize_rewards else rollout["reward"]
-        values, next_values = rollout_values(lambda obs: self.critic(self.normalizer(obs)), rollout)
-        adv = gae(reward, values, next_values, rollout["terminated"], rollout["truncated"], c.gamma, c.lam)
+        values, successors = self.values(rollout)
+        adv = gae(reward, values, successors, rollout["terminated"], rollout["truncated"], c.gamma, c.lam)
         rollout["adv"], rollout["ret"] = adv, adv + values
         batch = rollout.flat()
         obs = self.normalizer(batch.obs)
@@ -189,11 +203,20 @@ class TRPO(Agent):
             critic_fit = pool.submit(self.fit_critic, obs, batch["ret"])
             metrics = self.improve_policy(obs, batch["action"], batch["log_prob"], batch["adv"])
             metrics["value_loss"] = critic_fit.result()
-        metrics["explained_variance"] = explained_variance(values, rollout["ret"])
-        if c.normalize_observations:
-            self.normalizer.update(raw.flat().obs)
+        metrics["explained_variance"] = float(explained_variance(values, rollout["ret"]))
+        self.normalizer.update(raw.flat().obs)
         buffer.clear()
         return metrics
+
+    @torch.no_grad()
+    def values(self, rollout: Batch) -> tuple[Tensor, Tensor]:
+        """V(obs) and V(next_obs), both [T, N]."""
+
+        def value(obs: Any) -> Tensor:
+            return self.critic(self.normalizer(obs))
+
+        values = value(map_tree(lambda x: x.flatten(0, 1), rollout.obs)).view_as(rollout["reward"])
+        return values, next_values(value, values, rollout)
 
     def improve_policy(self, obs: Any, action: Tensor, old_log_prob: Tensor, adv: Tensor) -> dict[str, float]:
         """One trust-region step; without an acceptable one the parameters stay bit for bit as they were."""
@@ -218,7 +241,9 @@ class TRPO(Agent):
         with torch.no_grad():
             for i in range(c.line_search_steps if bool(step.isfinite().all()) else 0):
                 fraction = c.backtrack**i
-                torch._foreach_copy_(params, torch._foreach_add(start, unflatten(step, params), alpha=fraction))
+                torch._foreach_copy_(
+                    params, torch._foreach_add(start, unflatten(step, params), alpha=fraction)
+                )
                 new = self.policy(obs)
                 after = surrogate(new.log_prob(action), old_log_prob, adv).item()
                 kl = old.kl(new).mean().item()
@@ -239,14 +264,15 @@ class TRPO(Agent):
     def fit_critic(self, obs: Any, ret: Tensor) -> float:
         """Least squares on the returns by minibatch Adam; the last epoch's mean loss."""
         c, n = self.config, len(ret)
-        loss = torch.zeros(())
+        total = torch.zeros((), device=self.device)
         for _ in range(c.critic_epochs):
             order = torch.randperm(n, generator=self.generator, device=self.device)
-            total = torch.zeros((), device=self.device)
-            for index in order.split(c.critic_batch_size):
-                loss = (self.critic(map_tree(lambda x, i=index: x[i], obs)) - ret[index]).square().mean()
-                self.critic_optimizer.zero_grad()
-                loss.backward()
+            shuffled = map_tree(lambda x, order=order: x[order], obs)
+            minibatches = zip(
+                map_split(shuffled, c.critic_batch_size), ret[order].split(c.critic_batch_size), strict=True
+            )
+            total.zero_()
+            for obs_b, ret_b in minibatches:
+                total += self.critic.squared_error_backward(obs_b, ret_b) * len(ret_b)
                 self.critic_optimizer.step()
-                total += loss.detach() * len(index)
         return float(total) / n

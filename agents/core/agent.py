@@ -82,6 +82,7 @@ class Agent:
         self._environment = None if self.env is None else environment_spec(self.env)
         self._logger: Logger | None = None
         self._stop_requested = False
+        self.log_due = False  # whether this iteration's metrics will be looked at
         with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
             torch.manual_seed(self.seed)
             self.build()
@@ -146,6 +147,7 @@ class Agent:
         """
         self.prepare()
         assert self.collector is not None
+        assert self.buffer is not None
         if reset_num_timesteps:
             self.num_timesteps = self.iterations = 0
         self.total_timesteps = self.num_timesteps + int(total_timesteps)
@@ -175,12 +177,14 @@ class Agent:
             if hook is None:
                 self.num_timesteps += count
             if not going:
+                self.buffer.clear()  # half a rollout: the next call to learn starts a whole one
                 break
             if hook is not None:
                 hook.on_rollout_end()
+            self.log_due = (self.iterations + 1) % every == 0
             metrics = self.update()
             self.iterations += 1
-            if self.iterations % every == 0:
+            if self.log_due:
                 self._log(metrics, time.monotonic() - started, self.num_timesteps - steps_before)
         if hook is not None:
             if self.num_timesteps >= self.total_timesteps:
@@ -199,7 +203,10 @@ class Agent:
         if self.env is None:
             if self._environment is None:
                 raise ValueError("this agent has no environment to learn in: give one with set_env")
-            self.env = as_vector_env(self._environment["id"], self._environment["num_envs"], self._environment["kwargs"])
+            self.env = as_vector_env(
+                self._environment["id"], self._environment["num_envs"], self._environment["kwargs"]
+            )
+            self._check_spaces(self.env)
         schema = self._transition_schema(self.env)
         self.buffer = Buffer(schema, self.buffer_rows(), self.env.num_envs, seed=self.seed)
         self.collector = Collector(self.env, self, self.buffer, seed=self.seed, tasks=self.tasks())
@@ -274,7 +281,12 @@ class Agent:
     def _callback(self, callback: Any, progress_bar: bool) -> BaseCallback | None:
         if callback is None and not progress_bar:
             return None
-        from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
+        from stable_baselines3.common.callbacks import (
+            BaseCallback,
+            CallbackList,
+            ConvertCallback,
+            ProgressBarCallback,
+        )
 
         if isinstance(callback, BaseCallback):
             found = [callback]
@@ -322,13 +334,15 @@ class Agent:
         return checkpoint.save(path, state)
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], env: Any = None, device: str | torch.device = "auto") -> Self:
+    def from_state(
+        cls, state: Mapping[str, Any], env: Any = None, device: str | torch.device = "auto"
+    ) -> Self:
         """The agent that `save` wrote, from what `checkpoint.load` read.
 
         Raises CheckpointError where the spaces of `env` differ or the state does not fit the algorithm.
         """
-        spaces_ = (rebuild(state["observation_space"]), rebuild(state["action_space"]))
         try:
+            spaces_ = (rebuild(state["observation_space"]), rebuild(state["action_space"]))
             config = cls.Config(**{key: _tuples(value) for key, value in state["config"].items()})
             agent = cls(None, seed=state["seed"], device=device, config=config, _spaces=spaces_)
             for name, part in agent.parts().items():
@@ -372,7 +386,9 @@ class Agent:
         for what in ("observation", "action"):
             mine, theirs = getattr(self, f"{what}_space"), getattr(env, f"single_{what}_space")
             if not same(mine, theirs):
-                raise CheckpointError(f"the agent was made for the {what} space {mine}, the environment has {theirs}")
+                raise CheckpointError(
+                    f"the agent was made for the {what} space {mine}, the environment has {theirs}"
+                )
 
     def _configure(self, config: Any, fields: Mapping[str, Any]) -> Any:
         if config is not None and not isinstance(config, self.Config):
@@ -400,11 +416,16 @@ class _Infos(Sequence[dict[str, Any]]):
             return [self[j] for j in range(*i.indices(self.num_envs))]
         if not -self.num_envs <= i < self.num_envs:
             raise IndexError(i)
-        return {
-            key: value[i]
-            for key, value in self.infos.items()
-            if not key.startswith("_") and (f"_{key}" not in self.infos or self.infos[f"_{key}"][i])
-        }
+        return _one_info(self.infos, i)
+
+
+def _one_info(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """Environment i's own entries: `_key` says which environments have a `key`, which may itself hold infos."""
+    return {
+        key: _one_info(value, i) if isinstance(value, Mapping) else value[i]
+        for key, value in infos.items()
+        if not key.startswith("_") and (f"_{key}" not in infos or infos[f"_{key}"][i])
+    }
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -119,7 +119,7 @@ class Buffer:
     With an `episode_id` field (int64; -1 on rows that belong to no episode) and `group_id`, rows of episodes that are
     unfinished or not yet `forget`-ted are kept however long that takes.
 
-    Raises ValueError for an empty capacity or a sample from an empty buffer.
+    Raises ValueError for an empty capacity or a sample from a buffer without transitions.
     """
 
     def __init__(self, schema: Mapping[str, Field], capacity: int, num_envs: int, *, seed: int = 0) -> None:
@@ -131,7 +131,9 @@ class Buffer:
         self.start = 0  # first row of the current rollout
         self.rng = np.random.default_rng(seed)
         self.tracks_episodes = "episode_id" in self.schema
-        self._needed_from = np.zeros(num_envs, np.int64)  # first row that each environment's live episodes need
+        self._needed_from = np.zeros(
+            num_envs, np.int64
+        )  # first row that each environment's live episodes need
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
@@ -142,7 +144,11 @@ class Buffer:
             if field.ragged:
                 self.arenas[name] = Arena(field, capacity, self.num_envs)
             else:
-                self.data[name] = torch.zeros((capacity, self.num_envs, *field.shape), dtype=field.dtype)
+                # numpy's zeros take memory only where they are written to; torch's take it all at once
+                blank = np.zeros(
+                    (capacity, self.num_envs, *field.shape), torch.zeros(0, dtype=field.dtype).numpy().dtype
+                )
+                self.data[name] = torch.from_numpy(blank)
         self.numpy = {name: value.numpy() for name, value in self.data.items()}
 
     def __len__(self) -> int:
@@ -240,6 +246,8 @@ class Buffer:
         index = torch.from_numpy(self.rng.integers(0, stored, size=batch_size))
         if "valid" in self.data:
             valid = self.data["valid"].view(-1)
+            if not bool(valid.any()):
+                raise ValueError("cannot sample: every stored row is an environment's own reset step")
             while not bool(valid[index].all()):  # the environments' own reset steps are no transitions
                 redraw = (valid[index] == 0).nonzero().squeeze(1)
                 index[redraw] = torch.from_numpy(self.rng.integers(0, stored, size=len(redraw)))
@@ -289,7 +297,9 @@ class Buffer:
         """Inverse of `state_dict`. Raises ValueError when the schema or the number of environments differs."""
         for name, value in state["data"].items():
             if name not in self.data or self.data[name].shape[1:] != value.shape[1:]:
-                raise ValueError(f"the stored buffer's field {name!r} {list(value.shape[1:])} does not fit this one")
+                raise ValueError(
+                    f"the stored buffer's field {name!r} {list(value.shape[1:])} does not fit this one"
+                )
         if state["capacity"] != self.capacity:
             self._allocate(state["capacity"])
         self.rows, self.start = state["rows"], state["start"]

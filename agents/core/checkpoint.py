@@ -38,7 +38,8 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     tree = _split(state, "", tensors)
-    metadata = {"format": FORMAT, "version": str(VERSION), "state": json.dumps(tree, sort_keys=True)}
+    # One entry, because safetensors writes several in any order: equal states give equal bytes.
+    metadata = {FORMAT: json.dumps({"version": VERSION, "state": tree})}
     handle, aside = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     os.close(handle)
     try:
@@ -65,17 +66,26 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with safe_open(source, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{source} is a safetensors file, but not a checkpoint of this library.")
-            if int(metadata["version"]) > VERSION:
+            if FORMAT not in metadata:
                 raise CheckpointError(
-                    f"{source} was written by a newer version (format {metadata['version']}, this one reads up to "
+                    f"{source} is a safetensors file, but not a checkpoint of this library."
+                )
+            stored = json.loads(metadata[FORMAT])
+            if stored["version"] > VERSION:
+                raise CheckpointError(
+                    f"{source} was written by a newer version (format {stored['version']}, this one reads up to "
                     f"{VERSION}): update the library to load it."
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return _join(stored["state"], tensors)
+    except CheckpointError:
+        raise
     except SafetensorError as error:
         raise CheckpointError(f"{source} is no checkpoint, or a truncated one ({error}).") from None
-    return _join(json.loads(metadata["state"]), tensors)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{source} is a damaged checkpoint ({type(error).__name__}: {error})."
+        ) from None
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
@@ -97,15 +107,22 @@ def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         case Tensor() | np.ndarray():
             array = torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
             # A 0-dim array loses its shape in ascontiguousarray; reshape restores it.
+            while name in tensors:  # {"a/b": x, "a": {"b": y}}
+                name += "'"
             tensors[name] = array.detach().cpu().reshape(value.shape).contiguous().clone()
             return {"$": "numpy" if isinstance(value, np.ndarray) else "torch", "at": name}
         case Mapping() if all(isinstance(key, str) and key != "$" for key in value):
-            return {key: _split(child, f"{name}/{key}" if name else key, tensors) for key, child in value.items()}
+            return {
+                key: _split(child, f"{name}/{key}" if name else key, tensors) for key, child in value.items()
+            }
         case Mapping():
             items = [[key, _split(child, f"{name}/{key}", tensors)] for key, child in value.items()]
             return {"$": "items", "items": items}
         case tuple():
-            return {"$": "tuple", "items": [_split(child, f"{name}/{i}", tensors) for i, child in enumerate(value)]}
+            return {
+                "$": "tuple",
+                "items": [_split(child, f"{name}/{i}", tensors) for i, child in enumerate(value)],
+            }
         case list():
             return [_split(child, f"{name}/{i}", tensors) for i, child in enumerate(value)]
     raise TypeError(f"a checkpoint holds plain data and tensors; {name} is a {type(value).__name__}")
@@ -136,4 +153,3 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-

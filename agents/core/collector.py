@@ -7,6 +7,7 @@ not finite stop the run with the environment's index and step.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -22,7 +23,9 @@ from agents.core.tasks import EVALUATION_SEEDS, TaskSampler
 
 
 class Actor(Protocol):
-    """What the collector needs of an agent."""
+    """What the collector needs of an agent: observations go to its device, and its fields come back from there."""
+
+    device: torch.device
 
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
         """Fields to store for one step of N environments, `action` [N, ...] among them."""
@@ -31,7 +34,9 @@ class Actor(Protocol):
         """Stored actions as `env.step` takes them."""
 
 
-def transition_schema(env: VectorEnv, action: Mapping[str, Field], *, episodes: bool = False) -> dict[str, Field]:
+def transition_schema(
+    env: VectorEnv, action: Mapping[str, Field], *, episodes: bool = False
+) -> dict[str, Field]:
     """The fields every transition has, with the action's and the policy's own fields.
 
     episodes: keep episode and group numbers, for `Buffer.episodes`.
@@ -126,14 +131,22 @@ class Collector:
         assert self.obs is not None
         for name, value in self.obs.items():
             buffer.put(name, value)
-        fields = self.actor.act(buffer.open_row("obs"), self.episode_start)
-        obs, reward, terminated, truncated, infos = self._guarded(env.step, self.actor.to_env(fields["action"]))
+        seen = buffer.open_row("obs")
+        if self.actor.device.type != "cpu":
+            device = self.actor.device
+            seen = (
+                {k: v.to(device) for k, v in seen.items()} if isinstance(seen, Mapping) else seen.to(device)
+            )
+        fields = self.actor.act(seen, self.episode_start)
+        obs, reward, terminated, truncated, infos = self._guarded(
+            env.step, self.actor.to_env(fields["action"])
+        )
         done = terminated | truncated
         named = self._named(obs)
         if not np.isfinite(reward).all():
             self._not_finite("reward", np.asarray(reward))
         for name, tensor in fields.items():
-            buffer.put(name, tensor.numpy() if isinstance(tensor, Tensor) else tensor)
+            buffer.put(name, tensor.cpu().numpy() if isinstance(tensor, Tensor) else tensor)
         buffer.put("reward", reward)
         buffer.put("terminated", terminated)
         buffer.put("truncated", truncated)
@@ -143,16 +156,17 @@ class Collector:
             buffer.put("episode_id", np.where(self.resetting, -1, self.episode_id))
             buffer.put("group_id", self.group_id)
         count = env.num_envs
+        self.returns += reward
+        self.lengths += 1
         if self.mode is AutoresetMode.NEXT_STEP:
             buffer.put("valid", ~self.resetting)
             count -= int(self.resetting.sum())
             done = done & ~self.resetting
-        self.returns += reward
-        self.lengths += 1
-        self.episode_start = self.resetting.copy()
-        if self.resetting.any():
             self.returns[self.resetting], self.lengths[self.resetting] = 0.0, 0
-            self.resetting[:] = False
+            self.episode_start = self.resetting
+            self.resetting = np.zeros(env.num_envs, bool)
+        else:
+            self.episode_start = _nowhere(env.num_envs)
         if done.any():
             named = self._end_episodes(done, named, infos, finished)
         buffer.advance()
@@ -256,6 +270,14 @@ class Collector:
             self.tasks.load_state_dict(state["tasks"])
         for name in ("episode_start", "resetting", "returns", "lengths", "episode_id", "group_id"):
             setattr(self, name, np.array(state[name]))
+
+
+@functools.cache
+def _nowhere(num_envs: int) -> np.ndarray:
+    """The mask of no environment; shared, so read-only."""
+    mask = np.zeros(num_envs, bool)
+    mask.setflags(write=False)
+    return mask
 
 
 def _pick(final: Any, i: int) -> Any:

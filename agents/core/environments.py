@@ -58,6 +58,6 @@ def restore_environment(env: VectorEnv, state: Mapping[str, np.ndarray]) -> bool
 
     try:
         set_state(env, state)
-    except ValueError:
+    except (TypeError, ValueError):
         return False
     return True

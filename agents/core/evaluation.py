@@ -27,7 +27,12 @@ class EpisodeStats:
 
 
 def evaluate(
-    agent: Predictor, env: VectorEnv, episodes: int, *, seed: int = EVALUATION_SEEDS, deterministic: bool = True
+    agent: Predictor,
+    env: VectorEnv,
+    episodes: int,
+    *,
+    seed: int = EVALUATION_SEEDS,
+    deterministic: bool = True,
 ) -> EpisodeStats:
     """Run exactly the episodes with reset seeds seed, seed + 1, ..., so that short ones are not favoured.
 

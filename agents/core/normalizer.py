@@ -29,26 +29,33 @@ class RunningMoments(nn.Module):
         self.var: Tensor
         self.count: Tensor
 
-    def update(self, x: Tensor) -> None:
+    def update(self, x: np.ndarray) -> None:
         """Take in x [batch, *shape]."""
-        x = x.double()
-        batch_mean, batch_var, n = x.mean(0), x.var(0, unbiased=False), x.shape[0]
-        total = self.count + n
-        shift = batch_mean - self.mean
-        previous = self.var * self.count if float(self.count) > 0 else torch.zeros_like(self.var)
-        self.var.copy_((previous + batch_var * n + shift**2 * self.count * n / total) / total)
-        self.mean.add_(shift * n / total)
-        self.count.copy_(total)
+        x = x.astype(np.float64)
+        mean, var, count = self.mean.cpu().numpy(), self.var.cpu().numpy(), float(self.count)
+        n = len(x)
+        batch_mean = x.sum(0) / n
+        shift, total = batch_mean - mean, count + n
+        x -= batch_mean
+        squares = np.square(x, out=x).sum(0) + shift**2 * (count * n / total)
+        if count > 0:
+            squares += var * count
+        self.var.copy_(torch.from_numpy(np.asarray(squares / total)))
+        self.mean.copy_(torch.from_numpy(np.asarray(mean + shift * (n / total))))
+        self.count.fill_(total)
 
 
 class ObservationNormalizer(nn.Module):
-    """(x - mean) / sqrt(var + 1e-8), clipped to +-`clip`, for every floating-point Box leaf; the rest passes through."""
+    """(x - mean) / sqrt(var + 1e-8), clipped to +-`clip`, for every floating-point Box leaf; the rest passes through.
 
-    def __init__(self, space: spaces.Space, clip: float = 10.0) -> None:
+    enabled=False passes everything through.
+    """
+
+    def __init__(self, space: spaces.Space, *, enabled: bool = True, clip: float = 10.0) -> None:
         super().__init__()
         self.clip = clip
         self.moments = nn.ModuleDict()
-        for name, leaf in leaves(space).items():
+        for name, leaf in leaves(space).items() if enabled else ():
             if isinstance(leaf, spaces.Box) and np.issubdtype(leaf.dtype, np.floating):
                 self.moments[_key(name)] = RunningMoments(leaf.shape)
         for key, moments in self.moments.items():
@@ -64,11 +71,13 @@ class ObservationNormalizer(nn.Module):
             if key in self.moments:
                 moments = self.moments[key]
                 assert isinstance(moments, RunningMoments)
-                moments.update(value)
+                moments.update(value.cpu().numpy())
                 getattr(self, f"shift_{key}").copy_(moments.mean)
                 getattr(self, f"scale_{key}").copy_((moments.var + 1e-8).rsqrt())
 
     def forward(self, obs: Any) -> Any:
+        if not self.moments:
+            return obs
         if isinstance(obs, Mapping):
             return {name: self._normalize(name, value) for name, value in obs.items()}
         return self._normalize("", obs)
@@ -77,7 +86,8 @@ class ObservationNormalizer(nn.Module):
         key = _key(name)
         if key not in self.moments:
             return x
-        scaled = (x - getattr(self, f"shift_{key}")).mul_(getattr(self, f"scale_{key}"))
+        buffers = self._buffers
+        scaled = (x - buffers[f"shift_{key}"]).mul_(buffers[f"scale_{key}"])  # type: ignore[operator, arg-type]
         return scaled.clamp_(-self.clip, self.clip)
 
 
@@ -94,7 +104,7 @@ class RewardScaler:
 
     def update(self, rewards: Tensor, ended: Tensor) -> None:
         """Take in a rollout: rewards [T, N] and ended [T, N] (terminated or truncated, 0 or 1)."""
-        reward, keep = rewards.cpu().double().numpy(), 1.0 - ended.cpu().double().numpy()
+        reward, keep = rewards.cpu().numpy().astype(np.float64), 1.0 - ended.cpu().numpy()
         returns = np.empty_like(reward)
         running = np.zeros(reward.shape[1]) if self.running is None else self.running
         for t in range(len(reward)):
@@ -102,7 +112,7 @@ class RewardScaler:
             returns[t] = running
             running = running * keep[t]
         self.running = running
-        self.moments.update(torch.from_numpy(returns).flatten())
+        self.moments.update(returns.reshape(-1))
 
     def __call__(self, rewards: Tensor) -> Tensor:
         scale = float((self.moments.var + 1e-8).rsqrt()) if float(self.moments.count) > 0 else 1.0

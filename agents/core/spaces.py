@@ -7,6 +7,7 @@ Box has the one leaf `obs`. Text is stored as its UTF-8 bytes in a ragged field,
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,7 +108,8 @@ def describe(space: spaces.Space) -> dict[str, Any]:
         case spaces.Discrete():
             return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
         case spaces.MultiDiscrete():
-            return {"type": "MultiDiscrete", "nvec": space.nvec.astype(np.int64)}
+            start = np.asarray(space.start, np.int64)
+            return {"type": "MultiDiscrete", "nvec": space.nvec.astype(np.int64), "start": start}
         case spaces.MultiBinary():
             return {"type": "MultiBinary", "shape": list(space.shape)}
         case spaces.Text():
@@ -129,13 +131,14 @@ def rebuild(description: Mapping[str, Any]) -> spaces.Space:
         case "Discrete":
             return spaces.Discrete(d["n"], start=d["start"])
         case "MultiDiscrete":
-            return spaces.MultiDiscrete(np.asarray(d["nvec"]))
+            return spaces.MultiDiscrete(np.asarray(d["nvec"]), start=np.asarray(d["start"]))
         case "MultiBinary":
             return spaces.MultiBinary(d["shape"] if len(d["shape"]) > 1 else d["shape"][0])
         case "Text":
             return spaces.Text(d["max"], min_length=d["min"], charset=d["charset"])
         case "Dict":
-            return spaces.Dict({key: rebuild(child) for key, child in d["spaces"].items()})
+            # An OrderedDict, because Gymnasium sorts the keys of a plain one and features come in the space's order.
+            return spaces.Dict(OrderedDict((key, rebuild(child)) for key, child in d["spaces"].items()))
         case "Tuple":
             return spaces.Tuple([rebuild(child) for child in d["spaces"]])
     raise ValueError(f"unknown space type {d['type']!r}")
@@ -155,5 +158,9 @@ def same(a: spaces.Space, b: spaces.Space) -> bool:
         assert isinstance(b, spaces.Tuple)
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if da["type"] == "Box":
-        return a.shape == b.shape and np.array_equal(da["low"], db["low"]) and np.array_equal(da["high"], db["high"])
+        return (
+            a.shape == b.shape
+            and np.array_equal(da["low"], db["low"])
+            and np.array_equal(da["high"], db["high"])
+        )
     return all(np.array_equal(da[key], db[key]) for key in da)

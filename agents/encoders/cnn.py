@@ -30,10 +30,16 @@ class CNN(nn.Module):
         if min(height, width) >= 36:
             layers = [nn.Conv2d(channels, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3, 1)]
         else:
-            layers = [nn.Conv2d(channels, 32, 3, 2, 1), nn.Conv2d(32, 64, 3, 2, 1), nn.Conv2d(64, 64, 3, 1, 1)]
+            layers = [
+                nn.Conv2d(channels, 32, 3, 2, 1),
+                nn.Conv2d(32, 64, 3, 2, 1),
+                nn.Conv2d(64, 64, 3, 1, 1),
+            ]
         for layer in layers:
             orthogonal(layer, 2.0**0.5)
-        self.body = nn.Sequential(*[module for layer in layers for module in (layer, nn.ReLU())], nn.Flatten())
+        self.body = nn.Sequential(
+            *[module for layer in layers for module in (layer, nn.ReLU())], nn.Flatten()
+        )
         with torch.no_grad():
             flat = self.body(torch.zeros(1, channels, height, width)).shape[1]
         project = nn.Linear(flat, out_dim)

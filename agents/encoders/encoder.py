@@ -1,4 +1,4 @@
-"""One function from an observation space to a module that gives features."""
+"""One function from an observation space to a module that gives features; what follows is the policy's own MLP."""
 
 from __future__ import annotations
 
@@ -11,49 +11,35 @@ from torch import Tensor, nn
 
 from agents.core.spaces import leaves
 from agents.encoders.cnn import CNN, is_image
-from agents.encoders.mlp import mlp
 
 
-def make_encoder(
-    space: spaces.Space,
-    hidden: Sequence[int] = (64, 64),
-    activation: str = "tanh",
-    *,
-    extra_dim: int = 0,
-    init: str = "orthogonal",
-) -> Encoder:
-    """An encoder for `space`, with an MLP trunk of `hidden` widths.
+def make_encoder(space: spaces.Space) -> Encoder:
+    """An encoder for `space`.
 
-    extra_dim: width of a vector that joins the observation at the trunk's input (a Q critic's action).
     Raises ValueError for a leaf that has no numeric features (Text needs a language policy).
     """
-    return Encoder(space, hidden, activation, extra_dim, init)
+    return Encoder(space)
 
 
 class Encoder(nn.Module):
-    """Leaf features, concatenated in the space's order, then the trunk: [batch, out_dim]."""
+    """Features of every leaf, concatenated in the space's order: [batch, out_dim]."""
 
-    def __init__(
-        self, space: spaces.Space, hidden: Sequence[int], activation: str, extra_dim: int, init: str
-    ) -> None:
+    def __init__(self, space: spaces.Space) -> None:
         super().__init__()
         named = leaves(space)
-        self.single = len(named) == 1 and "" in named
+        self.names = list(named)
+        self.single = self.names == [""]
         self.leaves = nn.ModuleDict({_key(name): _leaf_encoder(leaf) for name, leaf in named.items()})
-        width = sum(int(module.out_dim) for module in self.leaves.values()) + extra_dim  # type: ignore[arg-type]
-        self.trunk = mlp(width, hidden, activation, init)
-        self.out_dim = hidden[-1] if len(hidden) else width
+        self.out_dim = sum(int(module.out_dim) for module in self.leaves.values())  # type: ignore[arg-type]
         # One vector and nothing else is by far the most frequent case, and rollouts are bound by call overhead.
-        self.plain = self.single and extra_dim == 0 and isinstance(self.leaves[_key("")], _Vector)
+        self.identity = isinstance(space, spaces.Box) and not is_image(space) and len(space.shape) == 1
 
-    def forward(self, obs: Any, extra: Tensor | None = None) -> Tensor:
-        if self.plain:
-            return self.trunk(obs if obs.dim() == 2 else obs.flatten(1))
+    def forward(self, obs: Any) -> Tensor:
+        if self.identity and obs.dtype == torch.float32:
+            return obs
         named: Mapping[str, Tensor] = {"": obs} if self.single else obs
-        parts = [self.leaves[_key(name)](named[name]) for name in named]
-        if extra is not None:
-            parts.append(extra)
-        return self.trunk(torch.cat(parts, dim=-1))
+        parts = [self.leaves[_key(name)](named[name]) for name in self.names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def _key(name: str) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-
-from agents.encoders.mlp import orthogonal
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,11 @@ class MultiCategorical:
         noise = torch.empty_like(self.logits).exponential_(generator=generator).log_()
         return self._argmax(self.logits - noise)
 
+    def sample_with_log_prob(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """An action and its log-probability [batch]."""
+        action = self.sample(generator)
+        return action, self.log_prob(action)
+
     def mode(self) -> Tensor:
         return self._argmax(self.logits)
 
@@ -46,7 +49,8 @@ class MultiCategorical:
         """[batch]"""
         columns = action[..., None] if self.single else action
         picked = [
-            log_p.gather(-1, columns[..., i : i + 1].long()).squeeze(-1) for i, log_p in enumerate(self._log_probs())
+            log_p.gather(-1, columns[..., i : i + 1].long()).squeeze(-1)
+            for i, log_p in enumerate(self._log_probs())
         ]
         return picked[0] if self.single else torch.stack(picked).sum(0)
 
@@ -85,6 +89,11 @@ class Bernoulli:
         uniform = torch.empty_like(self.logits).uniform_(generator=generator)
         return (uniform < self.logits.sigmoid()).long()
 
+    def sample_with_log_prob(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """An action and its log-probability [batch]."""
+        action = self.sample(generator)
+        return action, self.log_prob(action)
+
     def mode(self) -> Tensor:
         return (self.logits > 0).long()
 
@@ -110,17 +119,3 @@ class Bernoulli:
 
     def detach(self) -> Bernoulli:
         return Bernoulli(self.logits.detach())
-
-
-class LogitsHead(nn.Module):
-    """Logits from features, as the distribution of a Discrete, MultiDiscrete or MultiBinary action."""
-
-    def __init__(self, features: int, sizes: tuple[int, ...], kind: str, gain: float) -> None:
-        super().__init__()
-        self.sizes, self.kind = sizes, kind
-        self.logits = nn.Linear(features, sum(sizes))
-        orthogonal(self.logits, gain)
-
-    def forward(self, features: Tensor) -> MultiCategorical | Bernoulli:
-        logits = self.logits(features)
-        return Bernoulli(logits) if self.kind == "binary" else MultiCategorical(logits, self.sizes, self.kind == "single")

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.encoders import make_encoder
+from agents.encoders import MLP, make_encoder
 
 
 class DeterministicPolicy(nn.Module):
@@ -41,8 +41,9 @@ class DeterministicPolicy(nn.Module):
                 if not action_space.is_bounded():
                     raise ValueError(f"DDPG needs a Box action space with finite bounds; got {action_space}")
                 self.dim = int(torch.Size(action_space.shape).numel())
-                low = torch.as_tensor(action_space.low.reshape(-1), dtype=torch.float32)
-                high = torch.as_tensor(action_space.high.reshape(-1), dtype=torch.float32)
+                # In double precision, so that -1 and 1 are the bounds themselves and not their neighbours.
+                low = torch.as_tensor(action_space.low.reshape(-1), dtype=torch.float64)
+                high = torch.as_tensor(action_space.high.reshape(-1), dtype=torch.float64)
                 self.register_buffer("center", (high + low) / 2, persistent=False)
                 self.register_buffer("half_range", (high - low) / 2, persistent=False)
                 self.center: Tensor
@@ -57,31 +58,31 @@ class DeterministicPolicy(nn.Module):
                     f"TRPO and actor-critic take MultiBinary."
                 )
         self.dim = sum(self.sizes) if self.sizes else self.dim
-        self.encoder = make_encoder(observation_space, hidden, activation, init="fan_in")
-        self.output = nn.Linear(self.encoder.out_dim, self.dim)
-        nn.init.uniform_(self.output.weight, -output_range, output_range)
-        nn.init.uniform_(self.output.bias, -output_range, output_range)
+        self.encoder = make_encoder(observation_space)
+        self.net = MLP(
+            self.encoder.out_dim, hidden, self.dim, activation, output_gain=output_range, init="fan_in"
+        )
 
     def forward(self, obs: Any) -> Tensor:
         """The greedy action, [batch, dim]."""
-        out = self.output(self.encoder(obs))
+        out = self.net(self.encoder(obs))
         return self._one_hot(out) if self.sizes else torch.tanh(out)
 
     def relaxed(self, obs: Any, temperature: float, generator: torch.Generator) -> Tensor:
         """The action that the actor's loss differentiates, [batch, dim]; the same as `forward` for a Box."""
-        out = self.output(self.encoder(obs))
+        out = self.net(self.encoder(obs))
         if not self.sizes:
             return torch.tanh(out)
         blocks = []
         for logits in out.split(self.sizes, -1):
             soft = ((logits + _gumbel(logits, generator)) / temperature).softmax(-1)
             hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
-            blocks.append(hard + soft - soft.detach())
+            blocks.append(hard + (soft - soft.detach()))  # in this order the value is exactly one-hot
         return torch.cat(blocks, -1)
 
     def explore(self, obs: Any, generator: torch.Generator) -> Tensor:
         """A one-hot sample from the softmax policy, [batch, dim] (Discrete and MultiDiscrete)."""
-        logits = self.output(self.encoder(obs))
+        logits = self.net(self.encoder(obs))
         return self._one_hot(logits + _gumbel(logits, generator))
 
     def _one_hot(self, scores: Tensor) -> Tensor:
@@ -99,7 +100,9 @@ class DeterministicPolicy(nn.Module):
         if not self.sizes:
             scaled = torch.addcmul(self.center, action.clamp(-1.0, 1.0), self.half_range).cpu().numpy()
             assert isinstance(space, spaces.Box)
-            return np.clip(scaled.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
+            return np.clip(scaled.reshape(-1, *space.shape), space.low, space.high).astype(
+                space.dtype, copy=False
+            )
         index = torch.stack([block.argmax(-1) for block in action.split(self.sizes, -1)], -1).cpu().numpy()
         assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
         return (index.reshape(-1, *space.shape) + space.start).astype(space.dtype)

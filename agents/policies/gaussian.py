@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
-from agents.encoders.mlp import orthogonal
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,16 @@ class Gaussian:
         return self.mean, self.log_std.expand_as(self.mean)
 
     def sample(self, generator: torch.Generator) -> Tensor:
+        return self.sample_with_log_prob(generator)[0]
+
+    def sample_with_log_prob(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """An action [batch, dim] and its log-probability [batch], which costs little while the noise is at hand."""
         noise = torch.empty_like(self.mean).normal_(generator=generator)
-        return torch.addcmul(self.mean, noise, self.log_std.exp())
+        action = torch.addcmul(self.mean, noise, self.log_std.exp())
+        constant = (
+            self.log_std.expand_as(self.mean).sum(-1) + 0.5 * math.log(2 * math.pi) * self.mean.shape[-1]
+        )
+        return action, noise.square_().sum(-1).mul_(-0.5).sub_(constant)
 
     def mode(self) -> Tensor:
         return self.mean
@@ -53,16 +59,3 @@ class Gaussian:
 
     def detach(self) -> Gaussian:
         return Gaussian(self.mean.detach(), self.log_std.detach())
-
-
-class GaussianHead(nn.Module):
-    """Mean from features, standard deviation independent of the observation."""
-
-    def __init__(self, features: int, dim: int, log_std_init: float, gain: float) -> None:
-        super().__init__()
-        self.mean = nn.Linear(features, dim)
-        orthogonal(self.mean, gain)
-        self.log_std = nn.Parameter(torch.full((dim,), float(log_std_init)))
-
-    def forward(self, features: Tensor) -> Gaussian:
-        return Gaussian(self.mean(features), self.log_std)

@@ -10,9 +10,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents.encoders import make_encoder
-from agents.policies.categorical import Bernoulli, LogitsHead, MultiCategorical
-from agents.policies.gaussian import Gaussian, GaussianHead
+from agents.encoders import MLP, make_encoder
+from agents.policies.categorical import Bernoulli, MultiCategorical
+from agents.policies.gaussian import Gaussian
 
 Distribution = Gaussian | MultiCategorical | Bernoulli
 
@@ -35,12 +35,21 @@ class StochasticPolicy(nn.Module):
         output_gain: float = 0.01,
     ) -> None:
         super().__init__()
-        self.encoder = make_encoder(observation_space, hidden, activation)
         self.action_space = action_space
-        self.head = _head(action_space, self.encoder.out_dim, log_std_init, output_gain)
+        self.sizes = _sizes(action_space)
+        self.encoder = make_encoder(observation_space)
+        self.net = MLP(self.encoder.out_dim, hidden, sum(self.sizes), activation, output_gain=output_gain)
+        if isinstance(action_space, spaces.Box):
+            self.log_std = nn.Parameter(torch.full((sum(self.sizes),), float(log_std_init)))
 
     def forward(self, obs: Any) -> Distribution:
-        return self.head(self.encoder(obs))
+        out = self.net(self.encoder(obs))
+        match self.action_space:
+            case spaces.Box():
+                return Gaussian(out, self.log_std)
+            case spaces.MultiBinary():
+                return Bernoulli(out)
+        return MultiCategorical(out, self.sizes, isinstance(self.action_space, spaces.Discrete))
 
     def to_env(self, action: Tensor) -> np.ndarray:
         """Stored actions [batch, ...] as the environment takes them."""
@@ -52,23 +61,28 @@ def actions_to_env(space: spaces.Space, action: Tensor) -> np.ndarray:
     array = action.cpu().numpy()
     match space:
         case spaces.Box():
-            return np.clip(array.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
+            return np.clip(array.reshape(-1, *space.shape), space.low, space.high).astype(
+                space.dtype, copy=False
+            )
         case spaces.Discrete() | spaces.MultiDiscrete():
             return (array.reshape(-1, *space.shape) + space.start).astype(space.dtype, copy=False)
     return array.reshape(-1, *(space.shape or ())).astype(space.dtype, copy=False)
 
 
-def _head(space: spaces.Space, features: int, log_std_init: float, gain: float) -> nn.Module:
+def _sizes(space: spaces.Space) -> tuple[int, ...]:
+    """Outputs of the network: one block per categorical, or one block in all."""
     match space:
-        case spaces.Box() if np.issubdtype(space.dtype, np.floating):
-            return GaussianHead(features, int(torch.Size(space.shape).numel()), log_std_init, gain)
         case spaces.Discrete():
-            return LogitsHead(features, (int(space.n),), "single", gain)
+            return (int(space.n),)
         case spaces.MultiDiscrete():
-            return LogitsHead(features, tuple(int(n) for n in space.nvec.flatten()), "multi", gain)
+            return tuple(int(n) for n in space.nvec.flatten())
         case spaces.MultiBinary():
-            return LogitsHead(features, (int(torch.Size(space.shape).numel()),), "binary", gain)
-    raise ValueError(f"a stochastic policy acts in Box, Discrete, MultiDiscrete and MultiBinary spaces; got {space}")
+            return (int(torch.Size(space.shape).numel()),)
+        case spaces.Box() if np.issubdtype(space.dtype, np.floating):
+            return (int(torch.Size(space.shape).numel()),)
+    raise ValueError(
+        f"a stochastic policy acts in Box, Discrete, MultiDiscrete and MultiBinary spaces; got {space}"
+    )
 
 
 def action_field_shape(space: spaces.Space) -> tuple[tuple[int, ...], torch.dtype]:
