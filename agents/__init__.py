@@ -22,9 +22,7 @@ __all__ = ["ALGORITHMS", "DDPG", "TRPO", "ActorCritic", "Agent", "load", "make"]
 def make(name: str, env: Any, **kwargs: Any) -> Agent:
     """`make("trpo", env, seed=0)` is `TRPO(env, seed=0)`. Raises ValueError for an unknown name."""
     if name not in ALGORITHMS:
-        raise ValueError(
-            f"unknown algorithm {name!r}.{nearest(name, ALGORITHMS)} There are {', '.join(ALGORITHMS)}."
-        )
+        raise ValueError(f"unknown algorithm {name!r}.{nearest(name, ALGORITHMS)} There are {', '.join(ALGORITHMS)}.")
     return ALGORITHMS[name](env, **kwargs)
 
 

@@ -106,9 +106,7 @@ def policy_loss(log_prob: Tensor, adv: Tensor) -> Tensor:
     return -(log_prob * adv.detach()).mean()
 
 
-def off_policy_loss(
-    log_prob: Tensor, behaviour_log_prob: Tensor, adv: Tensor, max_importance: float
-) -> Tensor:
+def off_policy_loss(log_prob: Tensor, behaviour_log_prob: Tensor, adv: Tensor, max_importance: float) -> Tensor:
     """-E_beta[ rho log pi(a|s) A ] with rho = min(pi / beta, max_importance) held fixed; all [batch]."""
     return policy_loss(log_prob, adv * importance(log_prob, behaviour_log_prob, max_importance))
 
@@ -137,9 +135,7 @@ class ActorCritic(Agent):
             self.observation_space, self.action_space, log_std_init=c.log_std_init, **net
         ).to(self.device)
         if c.variant == "qac":
-            self.critic: Any = ActionValue(self.observation_space, self._action_vector_dim(), **net).to(
-                self.device
-            )
+            self.critic: Any = ActionValue(self.observation_space, self._action_vector_dim(), **net).to(self.device)
         else:
             self.critic = ValueFunction(self.observation_space, **net).to(self.device)
         self.flat = FlatParameters(self.policy, self.critic)
@@ -230,9 +226,7 @@ class ActorCritic(Agent):
             ended = torch.maximum(rollout["terminated"], rollout["truncated"]) > 0
             goes_on = ~ended[:-1]
             next_action[:-1][goes_on] = rollout["action"][1:][goes_on]
-            next_q = self.critic(next_obs, self._action_vector(next_action.flatten(0, 1))).view_as(
-                rollout["reward"]
-            )
+            next_q = self.critic(next_obs, self._action_vector(next_action.flatten(0, 1))).view_as(rollout["reward"])
         rollout["target"] = sarsa_targets(rollout["reward"], next_q, rollout["terminated"], self.config.gamma)
         batch = rollout.flat()
         obs = self.normalizer(batch.obs)

@@ -77,9 +77,7 @@ class Config:
             if getattr(self, name) <= 0:
                 raise ValueError(f"ddpg: {name} must be positive; got {getattr(self, name)}")
         if self.batch_size > self.buffer_size:
-            raise ValueError(
-                f"ddpg: batch_size {self.batch_size} is larger than buffer_size {self.buffer_size}"
-            )
+            raise ValueError(f"ddpg: batch_size {self.batch_size} is larger than buffer_size {self.buffer_size}")
         if self.noise not in ("gaussian", "ou"):
             raise ValueError(f"ddpg: noise is 'gaussian' or 'ou'; got {self.noise!r}")
 
@@ -111,9 +109,9 @@ class DDPG(Agent):
         c = self.config
         net = {"hidden": c.hidden, "activation": c.activation}
         self.actor = DeterministicPolicy(self.observation_space, self.action_space, **net).to(self.device)
-        self.critic = ActionValue(
-            self.observation_space, self.actor.dim, init="fan_in", output_gain=3e-3, **net
-        ).to(self.device)
+        self.critic = ActionValue(self.observation_space, self.actor.dim, init="fan_in", output_gain=3e-3, **net).to(
+            self.device
+        )
         self.target_actor, self.target_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         self.flat_actor, self.flat_critic = FlatParameters(self.actor), FlatParameters(self.critic)
         self.flat_targets = [

@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.core.agent import Agent
 from agents.core.buffer import Batch, Field
@@ -87,9 +88,7 @@ def surrogate(log_prob: Tensor, old_log_prob: Tensor, adv: Tensor) -> Tensor:
     return ((log_prob - old_log_prob).exp() * adv).mean()
 
 
-def conjugate_gradient(
-    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tol: float = 1e-10
-) -> Tensor:
+def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tol: float = 1e-10) -> Tensor:
     """Solve A x = b for symmetric positive definite A, given v -> A v; x, b: [dim]."""
     x = torch.zeros_like(b)
     r, p = b.clone(), b.clone()
@@ -107,9 +106,7 @@ def conjugate_gradient(
     return x
 
 
-def fisher_vector_product(
-    distribution: Distribution, params: list[nn.Parameter]
-) -> Callable[[Tensor], Tensor]:
+def fisher_vector_product(distribution: Distribution, params: list[Tensor]) -> Callable[[Tensor], Tensor]:
     """v -> F v, F = mean over the batch of J' M J, exact at the current parameters; v: [number of parameters].
 
     J v comes from differentiating u -> J' u, which is linear in u, so that both products replay graphs made once.
@@ -132,7 +129,7 @@ def flatten(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
-def unflatten(vector: Tensor, like: list[nn.Parameter]) -> list[Tensor]:
+def unflatten(vector: Tensor, like: list[Tensor]) -> list[Tensor]:
     return [part.view_as(p) for part, p in zip(vector.split([p.numel() for p in like]), like, strict=True)]
 
 
@@ -223,7 +220,7 @@ class TRPO(Agent):
         c = self.config
         if c.normalize_advantage:
             adv = (adv - adv.mean()) / (adv.std() + 1e-8)
-        params = list(self.policy.parameters())
+        params: list[Tensor] = list(self.policy.parameters())
         distribution = self.policy(obs)
         old = distribution.detach()
         objective = surrogate(distribution.log_prob(action), old_log_prob, adv)
@@ -241,9 +238,7 @@ class TRPO(Agent):
         with torch.no_grad():
             for i in range(c.line_search_steps if bool(step.isfinite().all()) else 0):
                 fraction = c.backtrack**i
-                torch._foreach_copy_(
-                    params, torch._foreach_add(start, unflatten(step, params), alpha=fraction)
-                )
+                torch._foreach_copy_(params, torch._foreach_add(start, unflatten(step, params), alpha=fraction))
                 new = self.policy(obs)
                 after = surrogate(new.log_prob(action), old_log_prob, adv).item()
                 kl = old.kl(new).mean().item()
@@ -267,7 +262,7 @@ class TRPO(Agent):
         total = torch.zeros((), device=self.device)
         for _ in range(c.critic_epochs):
             order = torch.randperm(n, generator=self.generator, device=self.device)
-            shuffled = map_tree(lambda x, order=order: x[order], obs)
+            shuffled = map_tree(itemgetter(order), obs)
             minibatches = zip(
                 map_split(shuffled, c.critic_batch_size), ret[order].split(c.critic_batch_size), strict=True
             )

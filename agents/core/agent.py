@@ -334,9 +334,7 @@ class Agent:
         return checkpoint.save(path, state)
 
     @classmethod
-    def from_state(
-        cls, state: Mapping[str, Any], env: Any = None, device: str | torch.device = "auto"
-    ) -> Self:
+    def from_state(cls, state: Mapping[str, Any], env: Any = None, device: str | torch.device = "auto") -> Self:
         """The agent that `save` wrote, from what `checkpoint.load` read.
 
         Raises CheckpointError where the spaces of `env` differ or the state does not fit the algorithm.
@@ -386,9 +384,7 @@ class Agent:
         for what in ("observation", "action"):
             mine, theirs = getattr(self, f"{what}_space"), getattr(env, f"single_{what}_space")
             if not same(mine, theirs):
-                raise CheckpointError(
-                    f"the agent was made for the {what} space {mine}, the environment has {theirs}"
-                )
+                raise CheckpointError(f"the agent was made for the {what} space {mine}, the environment has {theirs}")
 
     def _configure(self, config: Any, fields: Mapping[str, Any]) -> Any:
         if config is not None and not isinstance(config, self.Config):
@@ -399,7 +395,8 @@ class Agent:
                 raise ValueError(
                     f"{self.name} has no setting {name!r}.{nearest(name, known)} It has: {', '.join(known)}."
                 )
-        return dataclasses.replace(config, **fields) if config is not None else self.Config(**fields)
+        made: Any = self.Config() if config is None else config
+        return dataclasses.replace(made, **fields)
 
 
 class _Infos(Sequence[dict[str, Any]]):

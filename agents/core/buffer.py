@@ -131,9 +131,7 @@ class Buffer:
         self.start = 0  # first row of the current rollout
         self.rng = np.random.default_rng(seed)
         self.tracks_episodes = "episode_id" in self.schema
-        self._needed_from = np.zeros(
-            num_envs, np.int64
-        )  # first row that each environment's live episodes need
+        self._needed_from = np.zeros(num_envs, np.int64)  # first row that each environment's live episodes need
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
@@ -173,7 +171,7 @@ class Buffer:
         """The tree under `prefix` as just put in the open row: views, [N, ...]."""
         if prefix in self.data:
             return self.data[prefix][self.rows % self.capacity]
-        named = {name: value[self.position] for name, value in self.data.items()}
+        named: dict[str, Any] = {name: value[self.position] for name, value in self.data.items()}
         named |= {name: arena.read(torch.arange(self.num_envs) + self.position * self.num_envs)
                   for name, arena in self.arenas.items()}  # fmt: skip
         return tree(named, prefix)
@@ -297,9 +295,7 @@ class Buffer:
         """Inverse of `state_dict`. Raises ValueError when the schema or the number of environments differs."""
         for name, value in state["data"].items():
             if name not in self.data or self.data[name].shape[1:] != value.shape[1:]:
-                raise ValueError(
-                    f"the stored buffer's field {name!r} {list(value.shape[1:])} does not fit this one"
-                )
+                raise ValueError(f"the stored buffer's field {name!r} {list(value.shape[1:])} does not fit this one")
         if state["capacity"] != self.capacity:
             self._allocate(state["capacity"])
         self.rows, self.start = state["rows"], state["start"]

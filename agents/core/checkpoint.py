@@ -67,9 +67,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         with safe_open(source, framework="pt") as file:
             metadata = file.metadata() or {}
             if FORMAT not in metadata:
-                raise CheckpointError(
-                    f"{source} is a safetensors file, but not a checkpoint of this library."
-                )
+                raise CheckpointError(f"{source} is a safetensors file, but not a checkpoint of this library.")
             stored = json.loads(metadata[FORMAT])
             if stored["version"] > VERSION:
                 raise CheckpointError(
@@ -83,9 +81,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     except SafetensorError as error:
         raise CheckpointError(f"{source} is no checkpoint, or a truncated one ({error}).") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{source} is a damaged checkpoint ({type(error).__name__}: {error})."
-        ) from None
+        raise CheckpointError(f"{source} is a damaged checkpoint ({type(error).__name__}: {error}).") from None
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
@@ -105,16 +101,13 @@ def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         case np.integer() | np.floating() | np.bool_():
             return value.item()
         case Tensor() | np.ndarray():
-            array = torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
-            # A 0-dim array loses its shape in ascontiguousarray; reshape restores it.
+            array = torch.from_numpy(np.array(value, order="C")) if isinstance(value, np.ndarray) else value
             while name in tensors:  # {"a/b": x, "a": {"b": y}}
                 name += "'"
-            tensors[name] = array.detach().cpu().reshape(value.shape).contiguous().clone()
+            tensors[name] = array.detach().cpu().contiguous().clone()
             return {"$": "numpy" if isinstance(value, np.ndarray) else "torch", "at": name}
         case Mapping() if all(isinstance(key, str) and key != "$" for key in value):
-            return {
-                key: _split(child, f"{name}/{key}" if name else key, tensors) for key, child in value.items()
-            }
+            return {key: _split(child, f"{name}/{key}" if name else key, tensors) for key, child in value.items()}
         case Mapping():
             items = [[key, _split(child, f"{name}/{key}", tensors)] for key, child in value.items()]
             return {"$": "items", "items": items}

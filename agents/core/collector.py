@@ -34,9 +34,7 @@ class Actor(Protocol):
         """Stored actions as `env.step` takes them."""
 
 
-def transition_schema(
-    env: VectorEnv, action: Mapping[str, Field], *, episodes: bool = False
-) -> dict[str, Field]:
+def transition_schema(env: VectorEnv, action: Mapping[str, Field], *, episodes: bool = False) -> dict[str, Field]:
     """The fields every transition has, with the action's and the policy's own fields.
 
     episodes: keep episode and group numbers, for `Buffer.episodes`.
@@ -134,13 +132,9 @@ class Collector:
         seen = buffer.open_row("obs")
         if self.actor.device.type != "cpu":
             device = self.actor.device
-            seen = (
-                {k: v.to(device) for k, v in seen.items()} if isinstance(seen, Mapping) else seen.to(device)
-            )
+            seen = {k: v.to(device) for k, v in seen.items()} if isinstance(seen, Mapping) else seen.to(device)
         fields = self.actor.act(seen, self.episode_start)
-        obs, reward, terminated, truncated, infos = self._guarded(
-            env.step, self.actor.to_env(fields["action"])
-        )
+        obs, reward, terminated, truncated, infos = self._guarded(env.step, self.actor.to_env(fields["action"]))
         done = terminated | truncated
         named = self._named(obs)
         if not np.isfinite(reward).all():
@@ -210,7 +204,7 @@ class Collector:
                 successor[name][i] = value
         for name, value in successor.items():
             if name in self.floats and not np.isfinite(value).all():
-                self._not_finite("observation", value)
+                self._not_finite("observation", np.asarray(value))
             self.buffer.put("next_" + name, value)
 
     def _task_seeds(self, mask: np.ndarray) -> list[int | None]:

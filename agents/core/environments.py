@@ -11,9 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 
-def as_vector_env(
-    env: str | gym.Env | VectorEnv, num_envs: int, kwargs: Mapping[str, Any] | None = None
-) -> VectorEnv:
+def as_vector_env(env: str | gym.Env | VectorEnv, num_envs: int, kwargs: Mapping[str, Any] | None = None) -> VectorEnv:
     """An id is made with `num_envs` copies; a single Env becomes a vector of one."""
     if isinstance(env, str):
         import envs
@@ -57,7 +55,7 @@ def restore_environment(env: VectorEnv, state: Mapping[str, np.ndarray]) -> bool
     from envs.state import set_state
 
     try:
-        set_state(env, state)
+        set_state(env, dict(state))
     except (TypeError, ValueError):
         return False
     return True

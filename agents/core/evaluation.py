@@ -47,7 +47,8 @@ def evaluate(
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     running = np.arange(n)  # the episode that each environment runs; >= episodes: idle
     following = n
-    obs, _ = env.reset(seed=[seed + int(i) for i in running])
+    reset: Any = env.reset  # Gymnasium annotates one seed where a list is accepted
+    obs, _ = reset(seed=[seed + int(i) for i in running])
     while (active := running < episodes).any():
         actions, _ = agent.predict(obs, deterministic=deterministic)
         obs, rewards, terminated, truncated, _ = env.step(actions)
@@ -59,5 +60,5 @@ def evaluate(
             for i in np.flatnonzero(done):
                 running[i], following = following, following + 1
                 seeds[i] = seed + int(running[i])
-            obs, _ = env.reset(seed=seeds, options={"reset_mask": done.copy()})
+            obs, _ = reset(seed=seeds, options={"reset_mask": done.copy()})
     return EpisodeStats(returns, lengths)

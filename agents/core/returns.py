@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 
-def td_errors(
-    rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, gamma: float
-) -> Tensor:
+def td_errors(rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, gamma: float) -> Tensor:
     """r + gamma V(next_obs) - V(obs), with V(next_obs) = 0 where terminated. All [T, N]."""
     return rewards + gamma * next_values * (1.0 - terminated) - values
 
@@ -48,9 +46,7 @@ def discounted_sum(x: Tensor, discount: float, terminated: Tensor, truncated: Te
     return torch.from_numpy(out).to(x.device)
 
 
-def n_step(
-    rewards: Tensor, next_values: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, n: int
-) -> Tensor:
+def n_step(rewards: Tensor, next_values: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, n: int) -> Tensor:
     """n-step returns sum_{k<n} gamma^k r_{t+k} + gamma^n V(next_obs_{t+n-1}), [T, N].
 
     Shorter where the episode or the rollout ends first; V counts there too unless terminated.

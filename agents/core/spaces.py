@@ -158,9 +158,5 @@ def same(a: spaces.Space, b: spaces.Space) -> bool:
         assert isinstance(b, spaces.Tuple)
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if da["type"] == "Box":
-        return (
-            a.shape == b.shape
-            and np.array_equal(da["low"], db["low"])
-            and np.array_equal(da["high"], db["high"])
-        )
+        return a.shape == b.shape and np.array_equal(da["low"], db["low"]) and np.array_equal(da["high"], db["high"])
     return all(np.array_equal(da[key], db[key]) for key in da)

@@ -37,9 +37,7 @@ class CNN(nn.Module):
             ]
         for layer in layers:
             orthogonal(layer, 2.0**0.5)
-        self.body = nn.Sequential(
-            *[module for layer in layers for module in (layer, nn.ReLU())], nn.Flatten()
-        )
+        self.body = nn.Sequential(*[module for layer in layers for module in (layer, nn.ReLU())], nn.Flatten())
         with torch.no_grad():
             flat = self.body(torch.zeros(1, channels, height, width)).shape[1]
         project = nn.Linear(flat, out_dim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from gymnasium import spaces
@@ -30,7 +30,7 @@ class Encoder(nn.Module):
         self.names = list(named)
         self.single = self.names == [""]
         self.leaves = nn.ModuleDict({_key(name): _leaf_encoder(leaf) for name, leaf in named.items()})
-        self.out_dim = sum(int(module.out_dim) for module in self.leaves.values())  # type: ignore[arg-type]
+        self.out_dim = sum(cast(int, module.out_dim) for module in self.leaves.values())
         # One vector and nothing else is by far the most frequent case, and rollouts are bound by call overhead.
         self.identity = isinstance(space, spaces.Box) and not is_image(space) and len(space.shape) == 1
 

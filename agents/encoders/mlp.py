@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +45,7 @@ class MLP(nn.Module):
             raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}; got {activation!r}")
         self.activation = activation
         widths = [in_dim, *hidden, out_dim]
-        layers = [nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [nn.Linear(i, o) for i, o in itertools.pairwise(widths)]
         if init == "orthogonal":
             for layer in layers[:-1]:
                 orthogonal(layer, 2.0**0.5)
@@ -71,7 +73,7 @@ class MLP(nn.Module):
         The same numbers as autograd's to rounding. What was in `.grad` before is overwritten, and must be there.
         """
         activation, backward = ACTIVATIONS[self.activation], _BACKWARD[self.activation]
-        layers = [(layer.weight, layer.bias) for layer in self.layers]
+        layers = [(layer.weight, layer.bias) for layer in cast(list[nn.Linear], self.layers)]
         inputs = [x]  # of each layer
         for weight, bias in layers[:-1]:
             inputs.append(activation(torch.addmm(bias, inputs[-1], weight.t())))

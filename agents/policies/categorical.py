@@ -49,8 +49,7 @@ class MultiCategorical:
         """[batch]"""
         columns = action[..., None] if self.single else action
         picked = [
-            log_p.gather(-1, columns[..., i : i + 1].long()).squeeze(-1)
-            for i, log_p in enumerate(self._log_probs())
+            log_p.gather(-1, columns[..., i : i + 1].long()).squeeze(-1) for i, log_p in enumerate(self._log_probs())
         ]
         return picked[0] if self.single else torch.stack(picked).sum(0)
 

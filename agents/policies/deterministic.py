@@ -59,9 +59,7 @@ class DeterministicPolicy(nn.Module):
                 )
         self.dim = sum(self.sizes) if self.sizes else self.dim
         self.encoder = make_encoder(observation_space)
-        self.net = MLP(
-            self.encoder.out_dim, hidden, self.dim, activation, output_gain=output_range, init="fan_in"
-        )
+        self.net = MLP(self.encoder.out_dim, hidden, self.dim, activation, output_gain=output_range, init="fan_in")
 
     def forward(self, obs: Any) -> Tensor:
         """The greedy action, [batch, dim]."""
@@ -100,12 +98,10 @@ class DeterministicPolicy(nn.Module):
         if not self.sizes:
             scaled = torch.addcmul(self.center, action.clamp(-1.0, 1.0), self.half_range).cpu().numpy()
             assert isinstance(space, spaces.Box)
-            return np.clip(scaled.reshape(-1, *space.shape), space.low, space.high).astype(
-                space.dtype, copy=False
-            )
+            return np.clip(scaled.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
         index = torch.stack([block.argmax(-1) for block in action.split(self.sizes, -1)], -1).cpu().numpy()
         assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-        return (index.reshape(-1, *space.shape) + space.start).astype(space.dtype)
+        return (index.reshape(-1, *(space.shape or ())) + space.start).astype(space.dtype)
 
 
 def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -61,11 +61,9 @@ def actions_to_env(space: spaces.Space, action: Tensor) -> np.ndarray:
     array = action.cpu().numpy()
     match space:
         case spaces.Box():
-            return np.clip(array.reshape(-1, *space.shape), space.low, space.high).astype(
-                space.dtype, copy=False
-            )
+            return np.clip(array.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
         case spaces.Discrete() | spaces.MultiDiscrete():
-            return (array.reshape(-1, *space.shape) + space.start).astype(space.dtype, copy=False)
+            return (array.reshape(-1, *(space.shape or ())) + space.start).astype(space.dtype, copy=False)
     return array.reshape(-1, *(space.shape or ())).astype(space.dtype, copy=False)
 
 
@@ -80,9 +78,7 @@ def _sizes(space: spaces.Space) -> tuple[int, ...]:
             return (int(torch.Size(space.shape).numel()),)
         case spaces.Box() if np.issubdtype(space.dtype, np.floating):
             return (int(torch.Size(space.shape).numel()),)
-    raise ValueError(
-        f"a stochastic policy acts in Box, Discrete, MultiDiscrete and MultiBinary spaces; got {space}"
-    )
+    raise ValueError(f"a stochastic policy acts in Box, Discrete, MultiDiscrete and MultiBinary spaces; got {space}")
 
 
 def action_field_shape(space: spaces.Space) -> tuple[tuple[int, ...], torch.dtype]:
