@@ -119,9 +119,7 @@ def run_side(side: Side) -> dict[str, Any]:
     return json.loads(process.stdout)
 
 
-def measure(
-    name: str, benchmark: Benchmark, rounds: int, run: Callable[[Side], dict[str, Any]] = run_side
-) -> Result:
+def measure(name: str, benchmark: Benchmark, rounds: int, run: Callable[[Side], dict[str, Any]] = run_side) -> Result:
     """Run every side once a round, in the given order, and take the ratios within each round."""
     machine = describe_machine()
     sides = {side.name: SideResult(side.name) for side in benchmark.sides}
@@ -155,9 +153,7 @@ def describe_machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        models = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
-        ]
+        models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         cpu = models[0] if models else cpu
     versions = {}
     for package in ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "sb3-contrib"):
@@ -194,9 +190,7 @@ def as_text(result: Result) -> str:
     for side in result.sides:
         spread = f"{min(side.rates):,.1f} .. {max(side.rates):,.1f}"
         peak = statistics.median(side.peaks_mb)
-        lines.append(
-            f"  {side.name:{width}}  {statistics.median(side.rates):12,.1f}  {spread:>25}  {peak:8,.0f}"
-        )
+        lines.append(f"  {side.name:{width}}  {statistics.median(side.rates):12,.1f}  {spread:>25}  {peak:8,.0f}")
     for side in result.sides:
         lines += ["", f"settings of '{side.name}'"]
         lines += [f"  {key}: {value}" for key, value in side.settings.items()]
@@ -245,9 +239,7 @@ def load(name: str, options: Options) -> Benchmark:
     benchmark: Benchmark = importlib.import_module(f"experiments.benchmarks.{name}").benchmark(options)
     for module, remedy in benchmark.requires.items():
         if importlib.util.find_spec(module) is None:
-            raise ValueError(
-                f"the benchmark '{name}' compares with {module}, which is not installed: {remedy}."
-            )
+            raise ValueError(f"the benchmark '{name}' compares with {module}, which is not installed: {remedy}.")
     return benchmark
 
 

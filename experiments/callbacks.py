@@ -142,9 +142,7 @@ class Checkpoints(Boundary):
     `save(path, exact)` writes one checkpoint under a path without suffix.
     """
 
-    def __init__(
-        self, run: RunDir, save: Callable[[Path, bool], None], *, every: int, keep_last: int
-    ) -> None:
+    def __init__(self, run: RunDir, save: Callable[[Path, bool], None], *, every: int, keep_last: int) -> None:
         super().__init__(every)
         self.run = run
         self.save = save
@@ -160,6 +158,26 @@ class Checkpoints(Boundary):
 
     def finish(self) -> None:
         self.save(self.run.checkpoints / "latest", True)
+
+
+class Stop(BaseCallback):
+    """After `request()`, ends training: between two iterations (our agents), or at the next step (others)."""
+
+    def __init__(self, between_iterations: bool) -> None:
+        super().__init__()
+        self.between_iterations = between_iterations
+        self.requested = False
+
+    def request(self) -> None:
+        """Safe to call from a signal handler."""
+        self.requested = True
+
+    def _on_rollout_start(self) -> None:
+        if self.requested and self.between_iterations:
+            self.model.stop()  # type: ignore[attr-defined]
+
+    def _on_step(self) -> bool:
+        return self.between_iterations or not self.requested
 
 
 class Progress(BaseCallback):

@@ -36,13 +36,8 @@ class CsvFormat(KVWriter):
         self.columns = read_header(path)
         self.file = path.open("a", newline="")
 
-    def write(
-        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
-    ) -> None:
-        row = {
-            key: _scalar(value)
-            for key, value in filter_excluded_keys(key_values, key_excluded, "csv").items()
-        }
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        row = {key: _scalar(value) for key, value in filter_excluded_keys(key_values, key_excluded, "csv").items()}
         row = {key: value for key, value in row.items() if value is not None}
         if not row:
             return
@@ -68,17 +63,13 @@ class CsvFormat(KVWriter):
 class ConsoleFormat(HumanOutputFormat):
     """Stable-Baselines3's table on stdout, at most once in `interval` seconds."""
 
-    def __init__(
-        self, interval: float = CONSOLE_INTERVAL, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, interval: float = CONSOLE_INTERVAL, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(sys.stdout)
         self.interval = interval
         self.clock = clock
         self.last = clock()
 
-    def write(
-        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
-    ) -> None:
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         # Rows of evaluations alone have a line of their own.
         if "time/fps" in key_values and self.clock() - self.last >= self.interval:
             self.last = self.clock()

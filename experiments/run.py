@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import cli
-from experiments.rundir import check_out, create_run
+from experiments.rundir import check_out, claimed, create_run, open_run
 from experiments.settings import RunOptions, parse_run, save_config
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def command(argv: list[str]) -> int:
 
     torch.set_num_threads(options.torch_threads)
     if options.resume is not None:
-        return _resume(options, argv)
+        return _resume(options, options.resume)
 
     from experiments.training import train
 
@@ -29,21 +30,45 @@ def command(argv: list[str]) -> int:
     # Only now, when nothing can be refused any more, does anything appear on disk.
     run = create_run(options.out, options.algo, options.env_id, options.seed)
     save_config(run, options, ["python", "-m", "experiments.run", *argv])
-    return train(options, learner, run)
+    with claimed(run):
+        return train(options, learner, run)
 
 
 def _new_learner(options: RunOptions) -> Learner:
     if options.algo.startswith("sb3/"):
         from experiments import sb3
 
-        return sb3.make_learner(options)
+        return sb3.new_learner(options)
     from experiments import ours
 
-    return ours.make_learner(options)
+    return ours.new_learner(options)
 
 
-def _resume(options: RunOptions, argv: list[str]) -> int:
-    raise NotImplementedError
+def _resume(options: RunOptions, path: Path) -> int:
+    """Go on with the run in `path` from its last checkpoint, or from the start where it has none."""
+    if options.algo.startswith("sb3/"):
+        raise ValueError(
+            f"{path} cannot be resumed: Stable-Baselines3's files hold neither its environments nor its "
+            "random generators; start a new run"
+        )
+    from experiments import ours
+    from experiments.training import close_run, train
+
+    run = open_run(path)
+    with claimed(run):
+        latest = run.checkpoints / f"latest{ours.SUFFIX}"
+        learner = ours.load_learner(options, latest) if latest.exists() else ours.new_learner(options)
+        step = learner.model.num_timesteps
+        if step >= options.total_timesteps:
+            print(f"{path} is complete: it has {step:,} steps. --total-timesteps N takes it further.")
+            learner.close()
+            close_run(options, run)
+            return 0
+        if step and not learner.model.restored_exactly:
+            print("The environments could not be put back where they were: their episodes start afresh.")
+        run.cut_after(step)
+        run.write_config({**run.read_config(), "total_timesteps": options.total_timesteps})
+        return train(options, learner, run, resumed_at=step)
 
 
 if __name__ == "__main__":

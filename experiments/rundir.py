@@ -18,11 +18,17 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 EVALUATION_COLUMNS = (
     "timesteps",
@@ -127,13 +133,30 @@ def open_run(path: Path) -> RunDir:
     return RunDir(path)
 
 
+@contextmanager
+def claimed(run: RunDir) -> Iterator[None]:
+    """Keep other processes from training in this directory; raises ValueError where one does.
+
+    The claim ends with the process, however it ends. Where the system has no flock there is no claim.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(run.path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ValueError(f"another process is training in {run.path}") from None
+    finally:
+        os.close(folder)
+
+
 def find_runs(path: Path) -> list[RunDir]:
     """The run directories at or below `path`, sorted by path; raises ValueError where there is none."""
     if not path.is_dir():
         raise ValueError(f"there is no directory {path}")
-    runs = sorted(
-        Path(folder) for folder, _, files in os.walk(path) if {"config.yaml", "progress.csv"} <= set(files)
-    )
+    runs = sorted(Path(folder) for folder, _, files in os.walk(path) if {"config.yaml", "progress.csv"} <= set(files))
     if not runs:
         raise ValueError(f"no run in {path}: no directory at or below it holds config.yaml and progress.csv")
     return [RunDir(run) for run in runs]

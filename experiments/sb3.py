@@ -10,24 +10,21 @@ import dataclasses
 import functools
 import warnings
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import stable_baselines3
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, sync_envs_normalization
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from experiments.settings import RunOptions
+from agents.core.evaluation import evaluate
+from experiments.settings import RunOptions, make_eval_env
 from experiments.signature import options_of
 from experiments.training import Learner
-
-EVAL_SEED = 2**31  # training seeds are below it
 
 ACTIVATIONS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "elu": torch.nn.ELU, "gelu": torch.nn.GELU}
 
@@ -61,27 +58,6 @@ class Extras:
     """Activation between hidden layers."""
 
 
-class Episodes(NamedTuple):
-    """One evaluation."""
-
-    returns: np.ndarray  # [episodes]
-    lengths: np.ndarray  # [episodes]
-
-
-class StopOnRequest(BaseCallback):
-    """Ends training at the next environment step after `request()`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requested = False
-
-    def request(self) -> None:
-        self.requested = True
-
-    def _on_step(self) -> bool:
-        return not self.requested
-
-
 def model_class(algo: str) -> Any:
     """Stable-Baselines3's class for `sb3/<name>`; raises ValueError where sb3-contrib is missing."""
     name = algo.removeprefix("sb3/").upper()
@@ -101,19 +77,12 @@ def config_type(algo: str) -> type:
     return dataclasses.make_dataclass("Config", [], bases=(arguments, Extras), kw_only=True)
 
 
-def make_learner(options: RunOptions) -> Learner:
-    """The algorithm on `options.num_envs` environments, with separate ones for evaluation."""
-    env = make_env(options, options.num_envs, options.seed)
+def new_learner(options: RunOptions) -> Learner:
+    """The algorithm on `options.num_envs` environments, evaluated as this project's agents are."""
+    env = make_env(options)
     model = make_model(options, env)
-    eval_env = make_env(options, 1, EVAL_SEED + options.seed, training=False)
-    stop = StopOnRequest()
-
-    def evaluate() -> Episodes:
-        sync_envs_normalization(env, eval_env)
-        returns, lengths = evaluate_policy(
-            model, eval_env, options.eval_episodes, deterministic=True, return_episode_rewards=True
-        )
-        return Episodes(np.asarray(returns), np.asarray(lengths))
+    predictor = Predictor(model, env)
+    eval_env = make_eval_env(options, options.eval_episodes)
 
     def save(path: Path, exact: bool) -> None:
         if isinstance(env, VecNormalize):
@@ -126,19 +95,48 @@ def make_learner(options: RunOptions) -> Learner:
         env.close()
         eval_env.close()
 
-    return Learner(model, evaluate, save, stop.request, close, resumable=False, callbacks=[stop])
+    return Learner(model, lambda: evaluate(predictor, eval_env, options.eval_episodes), save, close, resumable=False)
 
 
-def make_env(options: RunOptions, num_envs: int, seed: int, training: bool = True) -> VecEnv:
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """`predict` on raw observations, normalised by the statistics of training where it normalised."""
+
+    model: Any
+    env: VecEnv
+
+    def predict(self, observation: Any, deterministic: bool = False) -> tuple[Any, Any]:
+        if isinstance(self.env, VecNormalize):
+            observation = self.env.normalize_obs(observation)
+        return self.model.predict(observation, deterministic=deterministic)
+
+
+def load_predictor(options: RunOptions, path: Path) -> Predictor:
+    """The policy of a zip that a run has written; no code in the file is run."""
+    env = make_env(options)
+    # Only the policy is needed; the replay buffer would be allocated with the rest.
+    if hasattr(options.agent, "buffer_size"):
+        agent = dataclasses.replace(options.agent, buffer_size=1)
+        options = dataclasses.replace(options, agent=agent)
+    model = make_model(options, env)
+    model.set_parameters(path, device=model.device)
+    if isinstance(env, VecNormalize):
+        load_statistics(env, path.with_suffix(".npz"))
+    return Predictor(model, env)
+
+
+def make_env(options: RunOptions) -> VecEnv:
     """Stable-Baselines3's own vector environment, normalised where the settings ask for it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is out of date.*", DeprecationWarning)
         env = make_vec_env(
-            options.env_id, num_envs, seed=seed, env_kwargs=options.env_kwargs, vec_env_cls=DummyVecEnv
+            options.env_id,
+            options.num_envs,
+            seed=options.seed,
+            env_kwargs=options.env_kwargs,
+            vec_env_cls=DummyVecEnv,
         )
-    if not options.agent.normalize:
-        return env
-    return VecNormalize(env, gamma=options.agent.gamma, training=training, norm_reward=training)
+    return VecNormalize(env, gamma=options.agent.gamma) if options.agent.normalize else env
 
 
 def make_model(options: RunOptions, env: VecEnv) -> Any:

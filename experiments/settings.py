@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -20,10 +20,14 @@ from experiments import cli
 from experiments.rundir import RunDir, file_name
 from experiments.signature import load_yaml_value, options_of
 
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
 ALGORITHMS = ("actor-critic", "ddpg", "trpo")
 SB3_ALGORITHMS = ("sb3/a2c", "sb3/ddpg", "sb3/ppo", "sb3/sac", "sb3/td3", "sb3/trpo")
 CONFIGS = Path(__file__).parent / "configs"
 
+EVAL_ENVS = 16  # at most so many episodes of an evaluation run at once
 TUNABLE = ("total_timesteps", "num_envs", "agent")
 # What may differ from the saved configuration when a run is resumed.
 CHANGEABLE = ("total_timesteps", "out", "resume", "progress", "quiet", "debug")
@@ -122,9 +126,7 @@ def parse_run(argv: list[str]) -> RunOptions:
     if algo is None or env_id is None:
         if algo is not None and "--help" not in argv and "-h" not in argv:
             check_algorithm(algo)
-            raise ValueError(
-                f"name the environment too, as in: python -m experiments.run {algo} HalfCheetah-v4"
-            )
+            raise ValueError(f"name the environment too, as in: python -m experiments.run {algo} HalfCheetah-v4")
         return _general_help(argv)
     check_algorithm(algo)
     if saved is not None and (algo, env_id) != (saved["algo"], saved["env"]):
@@ -170,9 +172,7 @@ def tuned(algo: str, env_id: str, folder: Path = CONFIGS) -> dict[str, Any]:
         return {}
     entries = load_yaml_value(path.read_text()) or {}
     matching = [name for name in entries if name == "default"]
-    matching += [
-        name for name in entries if name not in ("default", env_id) and fnmatch.fnmatchcase(env_id, name)
-    ]
+    matching += [name for name in entries if name not in ("default", env_id) and fnmatch.fnmatchcase(env_id, name)]
     matching += [name for name in entries if name == env_id]
     merged: dict[str, Any] = {"agent": {}}
     for name in matching:
@@ -220,6 +220,13 @@ def find_env(env_id: str) -> Any:
     return envs._find_spec(env_id)
 
 
+def make_eval_env(options: RunOptions, episodes: int) -> VectorEnv:
+    """Environments for evaluations of so many episodes, apart from those of training."""
+    import envs
+
+    return envs.make_vec(options.env_id, num_envs=min(episodes, EVAL_ENVS), **options.env_kwargs)
+
+
 def env_options(spec: Any) -> type:
     """A dataclass of the options of the environment's constructor, defaults as registered."""
     from gymnasium.envs.registration import load_env_creator
@@ -233,9 +240,7 @@ def check_algorithm(algo: str) -> None:
     """Raise ValueError, naming the nearest, where there is no algorithm of that name."""
     known = (*ALGORITHMS, *SB3_ALGORITHMS)
     if algo not in known:
-        raise ValueError(
-            f"there is no algorithm {algo!r}.{hint(algo, known) or ' Known: ' + ', '.join(known)}"
-        )
+        raise ValueError(f"there is no algorithm {algo!r}.{hint(algo, known) or ' Known: ' + ', '.join(known)}")
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -322,9 +327,7 @@ def _positionals(argv: list[str]) -> tuple[str | None, str | None]:
 def _general_help(argv: list[str]) -> RunOptions:
     """The help for a command line that names no algorithm and environment."""
     if not {"--help", "-h"} & set(argv):
-        raise ValueError(
-            "name an algorithm and an environment, as in: python -m experiments.run trpo HalfCheetah-v4"
-        )
+        raise ValueError("name an algorithm and an environment, as in: python -m experiments.run trpo HalfCheetah-v4")
     description = (
         f"Train an agent. ALGO: {', '.join((*ALGORITHMS, *SB3_ALGORITHMS))}. ENV: a Gymnasium id.\n\n"
         "Tuned settings depend on both: `python -m experiments.run trpo HalfCheetah-v4 --help` shows the "

@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from experiments.callbacks import Checkpoints, EpisodeStats, Evaluation, Progress, say
+from experiments.callbacks import Checkpoints, EpisodeStats, Evaluation, Progress, Stop, say
 from experiments.logs import make_logger
 from experiments.results import FINAL, summarise
 from experiments.rundir import RunDir
@@ -34,12 +35,10 @@ class Learner:
     """One evaluation on environments of its own."""
     save: Callable[[Path, bool], None]
     """`save(path, exact)` writes a checkpoint; the suffix is the learner's."""
-    stop: Callable[[], None]
-    """Asks `learn` to return soon; called by signal handlers."""
     close: Callable[[], None]
     """Closes the environments."""
     resumable: bool = True
-    callbacks: list[BaseCallback] = field(default_factory=list)
+    """Whether a run can go on from a checkpoint; if so, it is stopped only between iterations."""
 
 
 def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | None = None) -> int:
@@ -59,10 +58,9 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         total=options.total_timesteps,
         say=talk,
     )
-    checkpoints = Checkpoints(
-        run, learner.save, every=options.checkpoint_freq or 0, keep_last=options.keep_last
-    )
-    callbacks: list[BaseCallback] = [*learner.callbacks, evaluation, checkpoints]
+    checkpoints = Checkpoints(run, learner.save, every=options.checkpoint_freq or 0, keep_last=options.keep_last)
+    stop = Stop(between_iterations=learner.resumable)
+    callbacks: list[BaseCallback] = [evaluation, checkpoints, stop]
     bar = None
     if options.progress and not options.quiet and sys.stderr.isatty():
         bar = Progress(options.total_timesteps, start)
@@ -70,7 +68,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
     talk(f"Training {options.algo} on {options.env_id} for {options.total_timesteps:,} steps in {run.path}")
     began = time.monotonic()
     try:
-        with _signals(learner.stop) as caught:
+        with _signals(stop.request) as caught:
             learner.model.learn(
                 options.total_timesteps - start,
                 callback=callbacks,
@@ -83,7 +81,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         learner.close()
     seconds = time.monotonic() - began
     if caught and learner.model.num_timesteps < options.total_timesteps:
-        return _stopped(run, learner, caught[0])
+        return _stopped(options, run, learner, caught[0])
     steps = learner.model.num_timesteps - start
     alone = steps / max(seconds - evaluation.seconds, 1e-9)
     speed = f"{steps / seconds:,.0f} steps/s, {alone:,.0f} without evaluations"
@@ -93,11 +91,9 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
 
 def close_run(options: RunOptions, run: RunDir, speed: str | None = None, resumable: bool = True) -> None:
     """Draw the curve and print what came out, where it is and how to look at it."""
-    from experiments.plotting import plot_curve
-
-    plot_curve(run, f"{options.algo} on {options.env_id}, seed {options.seed}")
+    title = _draw(options, run)
     result = summarise(run)
-    lines = [f"\n{options.algo} on {options.env_id}, seed {options.seed}: {result.timesteps:,} steps"]
+    lines = [f"\n{title}: {result.timesteps:,} steps"]
     if result.evaluations:
         count = min(FINAL, result.evaluations)
         lines += [
@@ -117,8 +113,18 @@ def close_run(options: RunOptions, run: RunDir, speed: str | None = None, resuma
     say("\n".join(lines))
 
 
-def _stopped(run: RunDir, learner: Learner, number: int) -> int:
+def _draw(options: RunOptions, run: RunDir) -> str:
+    """Write curve.png; returns its title."""
+    from experiments.plotting import plot_curve
+
+    title = f"{options.algo} on {options.env_id}, seed {options.seed}"
+    plot_curve(run, title)
+    return title
+
+
+def _stopped(options: RunOptions, run: RunDir, learner: Learner, number: int) -> int:
     """Say that the run was stopped and how to go on; returns the shell's exit status for the signal."""
+    _draw(options, run)
     where = f"Stopped at {learner.model.num_timesteps:,} steps; the checkpoint is written."
     go_on = f"  Go on with: python -m experiments.run --resume {run.path}" if learner.resumable else ""
     print(where + go_on, file=sys.stderr)
@@ -134,7 +140,8 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         caught.append(number)
-        print("\nFinishing the iteration, then a checkpoint. Ctrl-C again aborts.", file=sys.stderr)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nFinishing the iteration, then a checkpoint. Ctrl-C again aborts.\n")
         stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

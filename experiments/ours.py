@@ -1,0 +1,44 @@
+"""This project's agents as `Learner`s: made new, or loaded from the last checkpoint of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gymnasium.vector import VectorEnv
+
+import agents
+import envs
+from agents.core.evaluation import EpisodeStats, evaluate
+from experiments.settings import RunOptions, make_eval_env
+from experiments.training import Learner
+
+SUFFIX = ".safetensors"
+
+
+def new_learner(options: RunOptions) -> Learner:
+    """An untrained agent; raises ValueError for settings or spaces that it refuses."""
+    env = envs.make_vec(options.env_id, num_envs=options.num_envs, **options.env_kwargs)
+    agent = agents.make(options.algo, env, seed=options.seed, device=options.device, config=options.agent)
+    return _learner(options, agent, env)
+
+
+def load_learner(options: RunOptions, path: Path) -> Learner:
+    """The agent of a checkpoint, its environments in the state they had where they can give it."""
+    env = envs.make_vec(options.env_id, num_envs=options.num_envs, **options.env_kwargs)
+    return _learner(options, agents.load(path, env, device=options.device), env)
+
+
+def _learner(options: RunOptions, agent: agents.Agent, env: VectorEnv) -> Learner:
+    eval_env = make_eval_env(options, options.eval_episodes)
+
+    def evaluate_agent() -> EpisodeStats:
+        return evaluate(agent, eval_env, options.eval_episodes)
+
+    def save(path: Path, exact: bool) -> None:
+        agent.save(path.with_name(path.name + SUFFIX), exact=exact)
+
+    def close() -> None:
+        env.close()
+        eval_env.close()
+
+    return Learner(agent, evaluate_agent, save, close)
