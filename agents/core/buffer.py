@@ -190,7 +190,8 @@ class Buffer:
         """Let go of finished episodes: `episodes()` gives them no more and their rows may be overwritten."""
         column = self.data["episode_id"]
         column[torch.isin(column, episode_ids)] = -1
-        self._update_needed()
+        if self.rows:
+            self._update_needed()
 
     def _update_needed(self) -> None:
         first = max(0, self.rows - self.capacity)

@@ -146,6 +146,8 @@ class Collector:
         buffer.put("truncated", truncated)
         for name, value in named.items():
             buffer.put("next_" + name, value)
+        if self.mode is AutoresetMode.SAME_STEP and done.any():
+            self._store_final_obs(done, named, infos)
         if self.buffer.tracks_episodes:
             buffer.put("episode_id", np.where(self.resetting, -1, self.episode_id))
             buffer.put("group_id", self.group_id)
@@ -162,14 +164,14 @@ class Collector:
         else:
             self.episode_start = _nowhere(env.num_envs)
         if done.any():
-            named = self._end_episodes(done, named, infos, finished)
+            named = self._end_episodes(done, named, finished)
         buffer.advance()
         self.obs = named
         self.steps += 1
         return count, infos, reward, done
 
     def _end_episodes(
-        self, done: np.ndarray, named: dict[str, Any], infos: Any, finished: list[dict[str, float]]
+        self, done: np.ndarray, named: dict[str, Any], finished: list[dict[str, float]]
     ) -> dict[str, Any]:
         """Record what ended and bring those environments to their next episode; the observations to act on next."""
         for i in np.flatnonzero(done):
@@ -183,7 +185,6 @@ class Collector:
             return named
         self.episode_start = self.episode_start | done
         if self.mode is AutoresetMode.SAME_STEP:
-            self._store_final_obs(done, named, infos)
             return named
         options: dict[str, Any] = {"reset_mask": done.copy()}
         seeds = None if self.tasks is None else self._task_seeds(done)

@@ -1,0 +1,108 @@
+"""Returns and advantages against hand-computed numbers, brute force and Stable-Baselines3."""
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3.common.buffers import RolloutBuffer
+
+from agents.core.returns import discounted_sum, gae, n_step, td_errors
+
+
+def column(*values):
+    return torch.tensor(values, dtype=torch.float32)[:, None]
+
+
+@st.composite
+def rollouts(draw):
+    """rewards, values, next_values, terminated, truncated [T, N], with V(next_obs) = V(obs[t + 1]) inside episodes."""
+    T, N, seed = draw(st.integers(1, 12)), draw(st.integers(1, 3)), draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    rewards, values, next_values = rng.normal(size=(3, T, N)).astype(np.float32)
+    terminated, truncated = (rng.random((2, T, N)) < draw(st.sampled_from([0.0, 0.15, 0.5]))).astype(np.float32)
+    inside = (terminated + truncated)[:-1] == 0
+    next_values[:-1][inside] = values[1:][inside]
+    return tuple(map(torch.from_numpy, (rewards, values, next_values, terminated, truncated)))
+
+
+def brute_n_step(rewards, next_values, terminated, truncated, gamma, n):
+    T, N = rewards.shape
+    out = np.zeros((T, N))
+    for i in range(N):
+        for t in range(T):
+            for k in range(n):
+                out[t, i] += gamma**k * float(rewards[t + k, i])
+                if terminated[t + k, i]:
+                    break
+                if truncated[t + k, i] or k == n - 1 or t + k == T - 1:
+                    out[t, i] += gamma ** (k + 1) * float(next_values[t + k, i])
+                    break
+    return out
+
+
+def test_gae_by_hand_over_a_termination_and_a_truncation():
+    # deltas: 1 + .5*2 - 1 = 1;  2 - 1 = 1 (terminated: 10 does not count);  3 + .5*3 - 1 = 3.5 (truncated: 3 does);
+    # 4 + .5*5 - 1 = 5.5 (the rollout ends: 5 counts). Only step 0 is followed by its own episode's step.
+    adv = gae(
+        column(1, 2, 3, 4), column(1, 1, 1, 1), column(2, 10, 3, 5), column(0, 1, 0, 0), column(0, 0, 1, 0), 0.5, 0.5
+    )
+    assert adv[:, 0].tolist() == [1.25, 1.0, 3.5, 5.5]
+
+
+def test_a_step_both_terminated_and_truncated_counts_as_terminated():
+    one = column(1.0)
+    assert gae(one, column(0.0), column(9.0), one, one, 0.9, 0.9).tolist() == [[1.0]]
+    assert n_step(one, column(9.0), one, one, 0.9, 3).tolist() == [[1.0]]
+
+
+@given(rollouts(), st.floats(0, 1))
+def test_lambda_0_is_the_td_error(rollout, gamma):
+    rewards, values, next_values, terminated, _ = rollout
+    assert torch.equal(gae(*rollout, gamma, 0.0), td_errors(rewards, values, next_values, terminated, gamma))
+
+
+@given(rollouts(), st.floats(0, 1))
+def test_lambda_1_is_the_monte_carlo_return_minus_the_value(rollout, gamma):
+    rewards, values, next_values, terminated, truncated = rollout
+    monte_carlo = brute_n_step(rewards, next_values, terminated, truncated, gamma, len(rewards))
+    np.testing.assert_allclose(gae(*rollout, gamma, 1.0), monte_carlo - values.numpy(), atol=1e-4)
+
+
+@given(rollouts(), st.floats(0, 1), st.integers(1, 14))
+def test_n_step_is_the_brute_force_sum(rollout, gamma, n):
+    rewards, _, next_values, terminated, truncated = rollout
+    found = n_step(rewards, next_values, terminated, truncated, gamma, n)
+    np.testing.assert_allclose(found, brute_n_step(rewards, next_values, terminated, truncated, gamma, n), atol=1e-4)
+
+
+@given(rollouts(), st.floats(0, 1))
+def test_discounted_sum_satisfies_its_recursion(rollout, discount):
+    x, _, _, terminated, truncated = rollout
+    y = discounted_sum(x, discount, terminated, truncated)
+    ended = torch.maximum(terminated, truncated)
+    later = torch.cat([y[1:], torch.zeros_like(y[:1])])
+    torch.testing.assert_close(y, x + discount * (1 - ended) * later)
+
+
+def test_gae_is_stable_baselines3s():
+    rng = np.random.default_rng(0)
+    T, N, gamma, lam = 64, 3, 0.97, 0.9
+    rewards, values = rng.normal(size=(2, T, N)).astype(np.float32)
+    terminated, truncated = (rng.random((2, T, N)) < 0.1).astype(np.float32)
+    truncated *= 1 - terminated
+    next_values = np.concatenate([values[1:], rng.normal(size=(1, N)).astype(np.float32)])
+    next_values[truncated == 1] = rng.normal(size=int(truncated.sum()))
+    done = np.maximum(terminated, truncated)
+
+    box = spaces.Box(-1, 1, (1,))
+    peer = RolloutBuffer(T, box, box, "cpu", lam, gamma, N)
+    for t in range(T):
+        # It has no truncation of its own: its training loop adds the bootstrap to the reward.
+        reward = rewards[t] + gamma * truncated[t] * next_values[t]
+        start = done[t - 1] if t else np.ones(N)
+        zero = np.zeros((N, 1), np.float32)
+        peer.add(zero, zero, reward, start, torch.from_numpy(values[t]), torch.zeros(N))
+    peer.compute_returns_and_advantage(torch.from_numpy(next_values[-1]), done[-1])
+    ours = gae(*map(torch.from_numpy, (rewards, values, next_values, terminated, truncated)), gamma, lam)
+    np.testing.assert_allclose(ours, peer.advantages, atol=1e-5)
