@@ -28,9 +28,7 @@ _NAMESPACES = {
 }
 
 
-def make_vec(
-    id: str, num_envs: int = 1, *, vectorization_mode: str | None = None, **kwargs: Any
-) -> VectorEnv:
+def make_vec(id: str, num_envs: int = 1, *, vectorization_mode: str | None = None, **kwargs: Any) -> VectorEnv:
     """Make `num_envs` environments that step together.
 
     Gymnasium's MuJoCo tasks (v4, v5) come as the fast vector environment of envs/mujoco, with the same

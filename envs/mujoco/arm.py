@@ -62,9 +62,7 @@ class Pusher(Task):
         env = self.env
         goal = np.zeros(2)
         while True:
-            cylinder = np.concatenate(
-                [rng.uniform(low=-0.3, high=0, size=1), rng.uniform(low=-0.2, high=0.2, size=1)]
-            )
+            cylinder = np.concatenate([rng.uniform(low=-0.3, high=0, size=1), rng.uniform(low=-0.2, high=0.2, size=1)])
             if np.linalg.norm(cylinder - goal) > 0.17:
                 break
         qpos = env.init_qpos.copy()

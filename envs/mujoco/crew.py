@@ -92,9 +92,7 @@ def _locked() -> _thread.LockType:
     return lock
 
 
-def _serve(
-    work: Callable[[Iterator[Any]], None], shared: _Round, go: _thread.LockType, done: _thread.LockType
-) -> None:
+def _serve(work: Callable[[Iterator[Any]], None], shared: _Round, go: _thread.LockType, done: _thread.LockType) -> None:
     while True:
         go.acquire()
         if shared.todo is None:

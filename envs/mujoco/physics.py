@@ -67,9 +67,7 @@ class Physics:
 
         self._ctrl = np.zeros((num_envs, model.nu))
         self._jobs = [(data, data.ctrl, row) for data, row in zip(self.datas, self._ctrl, strict=True)]
-        self._crew = Crew(
-            _stepper(model, frame_skip, contact_forces), min(num_envs, num_threads or available_cores())
-        )
+        self._crew = Crew(_stepper(model, frame_skip, contact_forces), min(num_envs, num_threads or available_cores()))
 
     def step(self, ctrl: NDArray) -> None:
         """Apply controls [N, nu] for `frame_skip` MuJoCo steps in every copy, then gather."""

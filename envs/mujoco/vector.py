@@ -176,9 +176,7 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
             self._refuse_step()
         actions = np.asarray(actions)
         if actions.shape != self._action_shape:
-            raise ValueError(
-                f"Action dimension mismatch: expected {self._action_shape}, found {actions.shape}."
-            )
+            raise ValueError(f"Action dimension mismatch: expected {self._action_shape}, found {actions.shape}.")
         physics = self._physics
         try:
             physics.step(actions)
@@ -320,9 +318,7 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         if not isinstance(mask, np.ndarray):
             raise TypeError(f"`options['reset_mask']` must be a numpy array, got {type(mask)}")
         if mask.shape != (self.num_envs,):
-            raise ValueError(
-                f"`options['reset_mask']` must have shape `({self.num_envs},)`, got {mask.shape}"
-            )
+            raise ValueError(f"`options['reset_mask']` must have shape `({self.num_envs},)`, got {mask.shape}")
         if mask.dtype != np.bool_:
             raise TypeError(f"`options['reset_mask']` must have `dtype=np.bool_`, got {mask.dtype}")
         if not mask.any():

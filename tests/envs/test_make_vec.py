@@ -15,9 +15,7 @@ from envs.mujoco import ENTRY_POINTS, MujocoVectorEnv
 
 def test_the_registry_of_tasks_is_gymnasiums():
     registered = {
-        spec.entry_point
-        for spec in gym.registry.values()
-        if str(spec.entry_point).startswith("gymnasium.envs.mujoco.")
+        spec.entry_point for spec in gym.registry.values() if str(spec.entry_point).startswith("gymnasium.envs.mujoco.")
     }
     assert registered == set(ENTRY_POINTS)
 

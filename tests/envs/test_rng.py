@@ -14,10 +14,7 @@ def test_a_restored_generator_draws_the_same(draws):
     assert words.dtype == np.uint64
     assert words.shape == (6,)
     copy = generator_from_words(words)
-    assert (
-        copy.integers(0, 1000, 9, dtype=np.uint32).tolist()
-        == rng.integers(0, 1000, 9, dtype=np.uint32).tolist()
-    )
+    assert copy.integers(0, 1000, 9, dtype=np.uint32).tolist() == rng.integers(0, 1000, 9, dtype=np.uint32).tolist()
     assert copy.normal(size=5).tolist() == rng.normal(size=5).tolist()
 
 

@@ -135,9 +135,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("id", "options"), OPTIONS, ids=lambda value: value if isinstance(value, str) else ""
-)
+@pytest.mark.parametrize(("id", "options"), OPTIONS, ids=lambda value: value if isinstance(value, str) else "")
 def test_options_mean_what_they_mean_in_gymnasium(id, options):
     compare(id, steps=30, seed=5, max_episode_steps=12, **options)
 
@@ -214,9 +212,7 @@ def test_any_mask_at_any_time(data):
     for action in random_actions(ours, 12):
         wanted = np.array(data.draw(st.lists(st.booleans(), min_size=4, max_size=4))) | done
         if wanted.any():
-            seed = data.draw(
-                st.none() | st.integers(0, 9) | st.lists(st.integers(0, 9), min_size=4, max_size=4)
-            )
+            seed = data.draw(st.none() | st.integers(0, 9) | st.lists(st.integers(0, 9), min_size=4, max_size=4))
             assert_same(
                 ours.reset(seed=seed, options={"reset_mask": wanted.copy()}),
                 theirs.reset(seed=seed, options={"reset_mask": wanted.copy()}),
