@@ -55,6 +55,7 @@ def restore_environment(env: VectorEnv, state: Mapping[str, np.ndarray]) -> bool
     from envs.state import set_state
 
     try:
+        env.reset()  # wrappers that check the order of calls want to see one
         set_state(env, dict(state))
     except (TypeError, ValueError):
         return False
