@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from gymnasium.vector import VectorEnv
 
 import agents
 import envs
 from agents.core.evaluation import EpisodeStats, evaluate
-from experiments.settings import RunOptions, make_eval_env
+from experiments.environments import make_eval_env
+from experiments.settings import RunOptions
 from experiments.training import Learner
 
 SUFFIX = ".safetensors"
@@ -29,10 +31,11 @@ def load_learner(options: RunOptions, path: Path) -> Learner:
 
 
 def _learner(options: RunOptions, agent: agents.Agent, env: VectorEnv) -> Learner:
-    eval_env = make_eval_env(options, options.eval_episodes)
+    model: Any = agent
+    eval_env = make_eval_env(options.env_id, options.eval_episodes, options.env_kwargs)
 
     def evaluate_agent() -> EpisodeStats:
-        return evaluate(agent, eval_env, options.eval_episodes)
+        return evaluate(model, eval_env, options.eval_episodes)
 
     def save(path: Path, exact: bool) -> None:
         agent.save(path.with_name(path.name + SUFFIX), exact=exact)

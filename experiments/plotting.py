@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.results import curve
 from experiments.rundir import RunDir
+from experiments.statistics import t_interval
+
+if TYPE_CHECKING:
+    from experiments.compare import Group
 
 
 def plot_curve(run: RunDir, title: str) -> None:
@@ -34,6 +40,54 @@ def plot_curve(run: RunDir, title: str) -> None:
     if len(steps) or rows:
         axes.legend(loc="best", fontsize="small")
     _save(figure, run.curve)
+
+
+def plot_groups(groups: Sequence[Group], metric: str, path: Path) -> None:
+    """One panel per environment, one curve per algorithm: mean over seeds with its 95% t-interval."""
+    env_ids = sorted({group.env_id for group in groups})
+    algos = sorted({group.algo for group in groups})
+    across = min(3, len(env_ids))
+    down = -(-len(env_ids) // across)
+    figure = Figure(figsize=(6.5 * across, 4.3 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for axes, env_id in zip(panels, env_ids, strict=False):
+        for group in groups:
+            if group.env_id == env_id:
+                _draw_group(axes, group, metric, color=f"C{algos.index(group.algo)}")
+        axes.set_title(env_id)
+        axes.set_xlabel("environment steps")
+        axes.set_ylabel(metric)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best", fontsize="small")
+    for axes in panels[len(env_ids) :]:
+        axes.set_visible(False)
+    if any(len(group.runs) > 1 for group in groups):
+        figure.supxlabel("lines: mean over seeds; bands: its 95% t-interval", fontsize="small")
+    _save(figure, path)
+
+
+def over_seeds(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps [points], mean [points] and half the 95% t-interval [points] of several curves (steps, values).
+
+    Curves are interpolated to the points of the one with the fewest, within the range that all of them cover.
+    """
+    low = max(steps[0] for steps, _ in curves)
+    high = min(steps[-1] for steps, _ in curves)
+    points = min((steps for steps, _ in curves), key=len)
+    points = points[(points >= low) & (points <= high)]
+    values = np.stack([np.interp(points, steps, values) for steps, values in curves])  # [seeds, points]
+    return points, values.mean(0), t_interval(values)
+
+
+def _draw_group(axes: Any, group: Group, metric: str, color: str) -> None:
+    curves = [one for run in group.runs if len((one := curve(run, metric))[0])]
+    if not curves:
+        return
+    points, mean, half = over_seeds(curves)
+    seeds = f"{len(curves)} seed" + ("s" if len(curves) > 1 else "")
+    axes.plot(points, mean, color=color, label=f"{group.algo} ({seeds})", marker="o" if len(points) == 1 else None)
+    if len(curves) > 1:
+        axes.fill_between(points, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
 
 
 def _save(figure: Figure, path: Path) -> None:

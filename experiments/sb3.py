@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from agents.core.evaluation import evaluate
-from experiments.settings import RunOptions, make_eval_env
+from experiments.environments import make_eval_env, make_single
+from experiments.settings import RunOptions
 from experiments.signature import options_of
 from experiments.training import Learner
 
@@ -82,7 +82,7 @@ def new_learner(options: RunOptions) -> Learner:
     env = make_env(options)
     model = make_model(options, env)
     predictor = Predictor(model, env)
-    eval_env = make_eval_env(options, options.eval_episodes)
+    eval_env = make_eval_env(options.env_id, options.eval_episodes, options.env_kwargs)
 
     def save(path: Path, exact: bool) -> None:
         if isinstance(env, VecNormalize):
@@ -127,15 +127,12 @@ def load_predictor(options: RunOptions, path: Path) -> Predictor:
 
 def make_env(options: RunOptions) -> VecEnv:
     """Stable-Baselines3's own vector environment, normalised where the settings ask for it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*is out of date.*", DeprecationWarning)
-        env = make_vec_env(
-            options.env_id,
-            options.num_envs,
-            seed=options.seed,
-            env_kwargs=options.env_kwargs,
-            vec_env_cls=DummyVecEnv,
-        )
+    env = make_vec_env(
+        functools.partial(make_single, options.env_id, **options.env_kwargs),
+        options.num_envs,
+        seed=options.seed,
+        vec_env_cls=DummyVecEnv,
+    )
     return VecNormalize(env, gamma=options.agent.gamma) if options.agent.normalize else env
 
 

@@ -12,22 +12,19 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
 from experiments import cli
+from experiments.environments import env_options
 from experiments.rundir import RunDir, file_name
-from experiments.signature import load_yaml_value, options_of
-
-if TYPE_CHECKING:
-    from gymnasium.vector import VectorEnv
+from experiments.signature import load_yaml_value
 
 ALGORITHMS = ("actor-critic", "ddpg", "trpo")
 SB3_ALGORITHMS = ("sb3/a2c", "sb3/ddpg", "sb3/ppo", "sb3/sac", "sb3/td3", "sb3/trpo")
 CONFIGS = Path(__file__).parent / "configs"
 
-EVAL_ENVS = 16  # at most so many episodes of an evaluation run at once
 TUNABLE = ("total_timesteps", "num_envs", "agent")
 # What may differ from the saved configuration when a run is resumed.
 CHANGEABLE = ("total_timesteps", "out", "resume", "progress", "quiet", "debug")
@@ -131,9 +128,8 @@ def parse_run(argv: list[str]) -> RunOptions:
     check_algorithm(algo)
     if saved is not None and (algo, env_id) != (saved["algo"], saved["env"]):
         raise ValueError(f"{resume} is a run of {saved['algo']} on {saved['env']}, not of {algo} on {env_id}")
-    spec = find_env(env_id)
+    env_type = env_options(env_id)
     agent_type = config_type(algo)
-    env_type = env_options(spec)
     if saved is None:
         default = _tuned_options(algo, env_id, agent_type, env_type)
     else:
@@ -211,29 +207,6 @@ def config_type(algo: str) -> type:
     import agents
 
     return agents.ALGORITHMS[algo].Config
-
-
-def find_env(env_id: str) -> Any:
-    """Gymnasium's spec of `env_id`; raises ValueError naming the nearest ids."""
-    import envs
-
-    return envs._find_spec(env_id)
-
-
-def make_eval_env(options: RunOptions, episodes: int) -> VectorEnv:
-    """Environments for evaluations of so many episodes, apart from those of training."""
-    import envs
-
-    return envs.make_vec(options.env_id, num_envs=min(episodes, EVAL_ENVS), **options.env_kwargs)
-
-
-def env_options(spec: Any) -> type:
-    """A dataclass of the options of the environment's constructor, defaults as registered."""
-    from gymnasium.envs.registration import load_env_creator
-
-    creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
-    kind = options_of("EnvOptions", creator, skip=("render_mode", *spec.kwargs))
-    return kind
 
 
 def check_algorithm(algo: str) -> None:

@@ -5,7 +5,9 @@ Used for what others wrote: Stable-Baselines3's algorithms and Gymnasium's envir
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Callable, Collection
@@ -84,7 +86,7 @@ def options_of(name: str, function: Callable[..., Any], skip: Collection[str] = 
             (
                 parameter.name,
                 Annotated[kind, tyro.conf.arg(help=help_text)],
-                dataclasses.field(default_factory=lambda value=default: value),
+                dataclasses.field(default_factory=functools.partial(copy.deepcopy, default)),
             )
         )
     return dataclasses.make_dataclass(name, fields, kw_only=True)

@@ -1,0 +1,54 @@
+"""Environments by id: whether there is such an id, what options it has, and how to make it quietly."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from experiments.signature import options_of
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium.vector import VectorEnv
+
+EVAL_ENVS = 16  # at most so many episodes of an evaluation run at once
+
+
+def find_env(env_id: str) -> Any:
+    """Gymnasium's spec of `env_id`; raises ValueError naming the nearest ids."""
+    import envs
+
+    return envs._find_spec(env_id)
+
+
+def env_options(env_id: str) -> type:
+    """A dataclass of the options of the environment's constructor; raises ValueError where it cannot be loaded."""
+    from gymnasium.envs.registration import load_env_creator
+
+    spec = find_env(env_id)
+    try:
+        creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
+    except Exception as problem:  # whatever a third package's import raises
+        raise ValueError(f"{spec.id} cannot be loaded here: {type(problem).__name__}: {problem}") from problem
+    return options_of("EnvOptions", creator, skip=("render_mode", *spec.kwargs))
+
+
+def make_eval_env(env_id: str, episodes: int, env_kwargs: dict[str, Any]) -> VectorEnv:
+    """Environments for evaluations of so many episodes, apart from those of training."""
+    import envs
+
+    return envs.make_vec(env_id, num_envs=min(episodes, EVAL_ENVS), **env_kwargs)
+
+
+def make_single(env_id: str, **kwargs: Any) -> gymnasium.Env:
+    """`gymnasium.make` without the notes that v4 tasks and MuJoCo's models are dated."""
+    spec = find_env(env_id)
+    if str(spec.entry_point).startswith("gymnasium.envs.mujoco."):
+        from envs.mujoco.prototype import make_prototype
+
+        return make_prototype(spec.id, **kwargs)
+    import gymnasium
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is out of date.*", DeprecationWarning)
+        return gymnasium.make(spec.id, **kwargs)
