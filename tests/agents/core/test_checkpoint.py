@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import save_file
 
 import agents
+import envs
 from agents.core import checkpoint
 from agents.core.errors import CheckpointError
 
@@ -222,13 +223,17 @@ def test_no_pickle_anywhere(saved, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("pickle was used")
 
-    for name in ("Unpickler", "Pickler", "load", "loads", "dump", "dumps"):
-        monkeypatch.setattr(pickle, name, refuse)
-    monkeypatch.setattr(torch, "load", refuse)
-    monkeypatch.setattr(torch, "save", refuse)
     agent = agents.TRPO("CartPole-v1", n_steps=4, hidden=(4,)).learn(64)
-    path = agent.save(saved.parent / "agent", exact=True)
-    agents.load(path, "CartPole-v1").learn(64)
+    env = envs.make_vec("CartPole-v1", 16)
+    with monkeypatch.context() as patch:
+        for name in ("load", "loads", "dump", "dumps"):
+            patch.setattr(pickle, name, refuse)
+        for cls in (pickle.Pickler, pickle.Unpickler):
+            patch.setattr(pickle, cls.__name__, type(cls.__name__, (), {"__init__": refuse}))
+        patch.setattr(torch, "load", refuse)
+        patch.setattr(torch, "save", refuse)
+        path = agent.save(saved.parent / "agent", exact=True)
+        assert agents.load(path, env).restored_exactly
     sources = Path(agents.__file__).parent.rglob("*.py")
     words = ("pickle.", "import pickle", "torch.load", "torch.save", "cloudpickle", "eval(", "exec(")
     found = [(path.name, word) for path in sources for word in words if word in path.read_text().replace(".eval(", "")]

@@ -1,0 +1,131 @@
+"""Features of every kind of observation, in the space's order."""
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
+
+from agents.core.spaces import observation_tensors
+from agents.encoders import MLP, make_encoder
+from agents.encoders.cnn import CNN, is_image
+
+CPU = torch.device("cpu")
+
+
+def features(space, batch):
+    return make_encoder(space)(observation_tensors(space, batch, CPU))
+
+
+def test_vectors_and_integers_in_the_space_s_order():
+    space = spaces.Dict(
+        OrderedDict(
+            z=spaces.Box(-9, 9, (2,)),
+            which=spaces.Discrete(3, start=1),
+            a=spaces.MultiDiscrete([2, 3], start=[0, 4]),
+            on=spaces.MultiBinary(2),
+            one=spaces.Box(-9, 9, ()),
+            grid=spaces.Box(-9, 9, (2, 2), np.int32),
+        )
+    )
+    batch = {
+        "z": np.array([[1.5, -2.0]], np.float32),
+        "which": np.array([3]),
+        "a": np.array([[1, 5]]),
+        "on": np.array([[1, 0]], np.int8),
+        "one": np.array([7.0], np.float32),
+        "grid": np.array([[[1, 2], [3, 4]]], np.int32),
+    }
+    expected = [1.5, -2.0, 0, 0, 1, 0, 1, 0, 1, 0, 1, 0, 7, 1, 2, 3, 4]
+    encoder = make_encoder(space)
+    tensors = observation_tensors(space, batch, CPU)
+    assert encoder(tensors).tolist() == [expected]
+    assert encoder(dict(reversed(tensors.items()))).tolist() == [expected]
+    assert encoder.out_dim == len(expected)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, (3,)),
+        spaces.Box(-1, 1, (), np.float64),
+        spaces.Box(0, 255, (4,), np.uint8),
+        spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        spaces.Box(0, 255, (3, 40, 36), np.uint8),
+        spaces.Discrete(5),
+        spaces.MultiBinary(4),
+        spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, (2,)))),
+    ],
+    ids=str,
+)
+def test_one_row_of_floats_an_observation(space):
+    space.seed(0)
+    out = features(space, batch_space(space, 6).sample())
+    assert out.dtype == torch.float32
+    assert out.shape == (6, make_encoder(space).out_dim)
+    assert bool(out.isfinite().all())
+
+
+def test_text_needs_a_language_policy():
+    with pytest.raises(ValueError, match="language policy"):
+        make_encoder(spaces.Dict({"instruction": spaces.Text(5)}))
+
+
+def test_images_are_told_from_vectors():
+    assert is_image(spaces.Box(0, 255, (210, 160, 3), np.uint8))
+    assert is_image(spaces.Box(0, 255, (4, 84, 84), np.uint8))
+    assert not is_image(spaces.Box(0, 1, (84, 84, 3), np.float32))
+    assert not is_image(spaces.Box(0, 255, (128,), np.uint8))
+    assert not is_image(spaces.Box(0, 255, (2, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (35, 9), (36, 36), (84, 60)])
+def test_channels_first_and_last_see_the_same_picture(size):
+    image = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
+    last, first = CNN((*size, 3)), CNN((3, *size))
+    first.load_state_dict(last.state_dict())
+    torch.testing.assert_close(last(image), first(image.movedim(-1, 1).contiguous()))
+    assert bool((last(image) != last(255 - image)).any())
+
+
+# --- the MLP --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "gelu"])
+def test_an_mlp_is_its_layers(activation):
+    net = MLP(3, (5, 4), 2, activation)
+    modules = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "elu": torch.nn.ELU, "gelu": torch.nn.GELU}
+    chain = []
+    for layer in net.layers:
+        chain += [layer, modules[activation]()]
+    x = torch.randn(7, 3)
+    torch.testing.assert_close(net(x), torch.nn.Sequential(*chain[:-1])(x))
+
+
+def test_first_weights():
+    net = MLP(6, (8,), 3, output_gain=0.01)
+    hidden, output = (layer.weight.detach() for layer in net.layers)
+    torch.testing.assert_close(hidden.t() @ hidden, 2 * torch.eye(6))
+    torch.testing.assert_close(output @ output.t(), 1e-4 * torch.eye(3))
+    assert all(bool((layer.bias == 0).all()) for layer in net.layers)
+    last = MLP(6, (8,), 3, output_gain=3e-3, init="fan_in").layers[-1]
+    assert 1e-3 < float(last.weight.detach().abs().max()) <= 3e-3
+    with pytest.raises(ValueError, match="tanh, relu, elu, gelu"):
+        MLP(6, (8,), 3, "swish")
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("hidden", [(), (5,), (8, 3, 4)])
+def test_the_hand_written_backward_pass_is_autograd_s(activation, hidden):
+    net = MLP(4, hidden, 1, activation)
+    assert net.has_fast_backward
+    x, target = torch.randn(9, 4), torch.randn(9, 1)
+    loss = (net(x) - target).square().mean()
+    expected = torch.autograd.grad(loss, list(net.parameters()))
+    for p in net.parameters():
+        p.grad = torch.full_like(p, 123.0)  # is overwritten
+    torch.testing.assert_close(net.squared_error_backward(x, target), loss.detach())
+    for p, g in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)

@@ -1,0 +1,68 @@
+"""Values of a rollout: successors are looked up once, and truncations see the true one."""
+
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.core.buffer import Batch
+from agents.policies.value import ActionValue, ValueFunction, explained_variance, map_split, next_values
+
+OBS = spaces.Box(-1, 1, (3,))
+
+
+@given(st.integers(1, 8), st.integers(1, 3), st.integers(0, 2**31))
+def test_next_values_are_those_of_the_true_successors(T, N, seed):
+    generator = torch.Generator().manual_seed(seed)
+    ends = torch.randint(0, 5, (T, N), generator=generator)
+    obs, next_obs = torch.randn(2, T, N, 2, generator=generator)
+    inside = (ends[:-1] < 3)[..., None]
+    next_obs[:-1] = torch.where(inside, obs[1:], next_obs[:-1])
+    looked = []
+
+    def value(x):
+        looked.append(len(x))
+        return x.sum(-1)
+
+    rollout = Batch(obs=obs, next_obs=next_obs, terminated=(ends == 3).float(), truncated=(ends == 4).float())
+    found = next_values(value, value(obs), rollout)
+    expected = next_obs.sum(-1) * (ends != 3)
+    torch.testing.assert_close(found, expected)
+    assert sum(looked[1:]) == int((ends == 4).sum()) + int((ends[-1] < 3).sum())
+
+
+@pytest.mark.parametrize("space", [OBS, spaces.Dict({"a": OBS, "b": spaces.Discrete(2)})])
+@pytest.mark.parametrize("activation", ["tanh", "elu"])
+def test_the_critic_s_gradient(space, activation):
+    value = ValueFunction(space, hidden=(5,), activation=activation)
+    obs = torch.randn(6, 3) if space is OBS else {"a": torch.randn(6, 3), "b": torch.arange(6) % 2}
+    target = torch.randn(6)
+    loss = (value(obs) - target).square().mean()
+    expected = torch.autograd.grad(loss, list(value.parameters()))
+    for p in value.parameters():
+        p.grad = torch.ones_like(p)
+    torch.testing.assert_close(value.squared_error_backward(obs, target), loss.detach())
+    for p, g in zip(value.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)
+
+
+def test_explained_variance():
+    returns = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert float(explained_variance(returns, returns)) == 1.0
+    assert float(explained_variance(torch.full((4,), 9.0), returns)) == 0.0
+    assert float(explained_variance(-returns, returns)) == -3.0
+
+
+def test_minibatches_cover_the_batch():
+    tree = {"a": torch.arange(7), "b": torch.arange(14).view(7, 2)}
+    parts = map_split(tree, 3)
+    assert [len(part["a"]) for part in parts] == [3, 3, 1]
+    for name, whole in tree.items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), whole)
+    assert torch.equal(torch.cat(map_split(tree["a"], 4)), tree["a"])
+
+
+def test_shapes():
+    assert ValueFunction(OBS)(torch.randn(5, 3)).shape == (5,)
+    assert ActionValue(OBS, 2)(torch.randn(5, 3), torch.randn(5, 2)).shape == (5,)
