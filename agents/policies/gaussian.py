@@ -56,4 +56,5 @@ class Gaussian:
         return mean * (-2 * self.log_std).exp(), 2.0 * log_std
 
     def detach(self) -> Gaussian:
-        return Gaussian(self.mean.detach(), self.log_std.detach())
+        """A copy that stays as it is when log_std, a parameter of the policy, changes in place."""
+        return Gaussian(self.mean.detach(), self.log_std.detach().clone())
