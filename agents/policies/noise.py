@@ -23,7 +23,7 @@ class OrnsteinUhlenbeck:
     def __call__(self, normal: Tensor, episode_start: np.ndarray) -> Tensor:
         """Noise [N, dim] from standard normal draws [N, dim]; episode_start [N] starts a process afresh."""
         x = torch.zeros_like(normal) if self.x is None or self.x.shape != normal.shape else self.x.to(normal.device)
-        x = torch.where(torch.from_numpy(episode_start)[:, None].to(x.device), torch.zeros_like(x), x)
+        x = torch.where(torch.tensor(episode_start, device=x.device)[:, None], torch.zeros_like(x), x)
         self.x = x - self.theta * self.dt * x + self.sigma * self.dt**0.5 * normal
         return self.x.clone()
 

@@ -1,0 +1,249 @@
+"""DDPG: the deterministic policy gradient in closed form, targets, polyak averaging, exploration."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+import agents
+from agents.ddpg import actor_loss, critic_loss, critic_target
+from tests.agents.toys import Fixed, vector
+
+OBS = spaces.Box(-1, 1, (3,))
+BOX = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([3.0, 0.5], np.float32))
+
+
+def make(action=BOX, num_envs=2, **config):
+    settings = {"hidden": (8,), "batch_size": 8, "buffer_size": 64, "learning_starts": 8, **config}
+    return agents.DDPG(vector(lambda: Fixed(OBS, action), num_envs), seed=0, **settings)
+
+
+def batch(agent, n=32):
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "obs": torch.randn(n, 3, generator=generator),
+        "action": agent.actor.random(n, generator),
+        "reward": torch.randn(n, generator=generator),
+        "next_obs": torch.randn(n, 3, generator=generator),
+        "terminated": (torch.rand(n, generator=generator) < 0.3).float(),
+    }
+
+
+class Quadratic(nn.Module):
+    """Q(s, a) = -(a - W s)' diag(c) (a - W s), with a parameter that must see no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.W = nn.Parameter(torch.tensor([[0.5, -0.2, 0.1], [0.3, 0.0, -0.4]]))
+        self.c = torch.tensor([1.0, 2.0])
+
+    def forward(self, obs, action):
+        return -((action - obs @ self.W.t()).square() * self.c).sum(-1)
+
+
+def test_the_deterministic_policy_gradient_on_a_quadratic_q():
+    """mu(s) = tanh(K s + b):  dJ/dK = E[ dQ/da * (1 - mu^2) s' ],  dQ/da = -2 c (mu - W s)."""
+    agent = make(hidden=(), tau=1e-9)
+    agent.critic = agent.target_critic = Quadratic()
+    data = batch(agent)
+    (layer,) = agent.actor.net.layers
+    nn.init.normal_(layer.weight)
+    obs, critic = data["obs"], agent.critic
+    with torch.no_grad():
+        mu = torch.tanh(obs @ layer.weight.t() + layer.bias)
+        slope = -2 * critic.c * (mu - obs @ critic.W.t()) * (1 - mu**2)
+    expected = {"weight": slope.t() @ obs / len(obs), "bias": slope.mean(0)}
+    agent.train_step(**data)
+    torch.testing.assert_close(-layer.weight.grad, expected["weight"])
+    torch.testing.assert_close(-layer.bias.grad, expected["bias"])
+
+
+def test_the_actor_s_step_gives_the_critic_no_gradient():
+    agent = make()
+    data = batch(agent)
+    seen = []
+    step = agent.actor_optimizer.step
+    agent.actor_optimizer.step = lambda: [seen.append(agent.flat_critic.grad.clone()), step()]
+    twin = copy.deepcopy(agent.critic)
+    with torch.no_grad():
+        next_q = agent.target_critic(data["next_obs"], agent.target_actor(data["next_obs"]))
+        target = critic_target(data["reward"], next_q, data["terminated"], agent.config.gamma)
+    critic_loss(twin(data["obs"], data["action"]), target).backward()
+    agent.train_step(**data)
+    # What is there after the actor's backward pass is the critic's own loss's gradient, and nothing else.
+    for p, q in zip(agent.critic.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+        assert p.requires_grad
+    assert torch.equal(seen[0], agent.flat_critic.grad)
+    assert all(p.grad is None or not p.requires_grad for p in agent.target_critic.parameters())
+
+
+def test_repeated_steps_find_the_maximum_of_a_quadratic():
+    agent = make(hidden=(), actor_lr=0.05)
+    agent.critic = agent.target_critic = Quadratic()
+    agent.critic_optimizer.step = lambda: None  # Q stays what it is
+    data = batch(agent, 256)
+    for _ in range(300):
+        agent.train_step(**data)
+    best = data["obs"] @ agent.critic.W.t()
+    inside = (best.abs() < 0.5).all(1)
+    assert float((agent.actor(data["obs"]) - best)[inside].abs().max().detach()) < 0.1
+
+
+def test_targets_by_hand():
+    found = critic_target(torch.tensor([1.0, 2.0]), torch.tensor([10.0, 10.0]), torch.tensor([0.0, 1.0]), 0.5)
+    assert found.tolist() == [6.0, 2.0]
+    assert float(critic_loss(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0]))) == 2.0
+    assert float(actor_loss(torch.tensor([1.0, 2.0]))) == -1.5
+
+
+def learned(flag, value):
+    """The parameters after one update from a buffer whose rows all have `flag` set to `value`."""
+    agent = make(num_envs=2)
+    agent.prepare()
+    generator = np.random.default_rng(0)
+    for _ in range(16):
+        for name, field in agent.buffer.schema.items():
+            agent.buffer.put(name, generator.uniform(-1, 1, (2, *field.shape)))
+        for name in ("terminated", "truncated"):
+            agent.buffer.put(name, [value if name == flag else 0.0] * 2)
+        agent.buffer.advance()
+    agent.update()
+    return agent.flat_critic.vector.detach().clone()
+
+
+def test_a_truncation_bootstraps_and_a_termination_does_not():
+    plain = learned("truncated", 0.0)
+    assert torch.equal(plain, learned("truncated", 1.0))
+    assert not torch.equal(plain, learned("terminated", 1.0))
+
+
+def test_target_networks_follow_by_polyak_averaging_in_place():
+    agent = make(tau=0.1)
+    pairs = [(agent.target_actor, agent.actor), (agent.target_critic, agent.critic)]
+    data = batch(agent)
+    agent.train_step(**data)
+    before = [[p.detach().clone() for p in slow.parameters()] for slow, _ in pairs]
+    places = [[p.data_ptr() for p in slow.parameters()] for slow, _ in pairs]
+    agent.train_step(**data)
+    for (slow, fast), old, place in zip(pairs, before, places, strict=True):
+        for p, q, b, pointer in zip(slow.parameters(), fast.parameters(), old, place, strict=True):
+            torch.testing.assert_close(p.detach(), 0.1 * q.detach() + 0.9 * b, rtol=1e-6, atol=1e-7)
+            assert p.data_ptr() == pointer
+            assert not p.requires_grad
+
+
+def test_target_networks_start_equal():
+    agent = make()
+    obs, action = torch.randn(4, 3), torch.randn(4, 2)
+    assert torch.equal(agent.actor(obs), agent.target_actor(obs))
+    assert torch.equal(agent.critic(obs, action), agent.target_critic(obs, action))
+
+
+# --- acting ---------------------------------------------------------------------------------------------------------
+
+
+def acted(agent, steps):
+    agent.prepare()
+    agent.collector.collect(steps)
+    return agent.buffer.rollout()
+
+
+def test_the_warm_up_is_uniform_and_ends_on_time():
+    agent = make(learning_starts=40, buffer_size=4000, noise_std=1e-6)
+    rollout = acted(agent, 30)
+    warm, later = rollout["action"][:20], rollout["action"][20:]
+    assert float(warm.std()) > 0.4
+    greedy = agent.actor(rollout.obs[20:].flatten(0, 1)).detach().view_as(later)
+    torch.testing.assert_close(later, greedy, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "ou"])
+def test_exploration_adds_noise_inside_the_bounds(noise):
+    agent = make(learning_starts=0, noise=noise, noise_std=0.5, buffer_size=4000)
+    rollout = acted(agent, 300)
+    gap = rollout["action"].flatten(0, 1) - agent.actor(rollout.obs.flatten(0, 1)).detach()
+    assert float(rollout["action"].abs().max()) <= 1.0
+    if noise == "gaussian":
+        inside = gap[rollout["action"].flatten(0, 1).abs() < 1]
+        assert 0.35 < float(inside.std()) < 0.55
+    else:
+        first, later = gap.view(60, 5, 2, 2)[:, 0], gap.view(60, 5, 2, 2)[:, 4]  # episodes of five steps
+        assert float(first.std()) == pytest.approx(0.05, rel=0.2)
+        assert float(later.std()) == pytest.approx(0.05 * 5**0.5, rel=0.2)
+
+
+def test_discrete_exploration_draws_from_the_softmax_and_evaluation_takes_the_best():
+    agent = make(spaces.Discrete(3, start=5), learning_starts=0, buffer_size=4000)
+    rollout = acted(agent, 400)
+    found = rollout["action"].flatten(0, 1)
+    assert set(found.unique().tolist()) == {0.0, 1.0}
+    assert bool((found.sum(1) == 1).all())
+    assert bool((found.mean(0) - 1 / 3).abs().max() < 0.08)  # an untrained actor is nearly indifferent
+    obs = np.zeros((50, 3), np.float32)
+    best, _ = agent.predict(obs, deterministic=True)
+    assert len(set(best.tolist())) == 1
+    assert set(best.tolist()) <= {5, 6, 7}
+    assert len(set(agent.predict(obs)[0].tolist())) == 3
+
+
+def test_updates_match_environment_steps():
+    agent = make(learning_starts=10, gradient_steps=-1, train_freq=3)
+    calls = []
+    step = agent.train_step
+    agent.train_step = lambda *a, **k: calls.append(agent.num_timesteps) or step(*a, **k)
+    agent.learn(30)
+    # Rounds of 3 vector steps of 2 environments; the first two (6 and 12 steps stored) end below and above 10.
+    assert len(calls) == 24
+    agent = make(learning_starts=0, gradient_steps=2)
+    agent.train_step = lambda *a, **k: calls.append(0) or {}
+    calls.clear()
+    agent.learn(20)
+    assert len(calls) == 2 * 7  # 8 rows of 2 are needed for the first batch of 8
+
+
+def test_a_buffer_no_larger_than_the_batch_is_filled_and_learned_from():
+    agent = make(num_envs=3, buffer_size=16, batch_size=16, learning_starts=0)
+    before = agent.flat_critic.vector.detach().clone()
+    agent.learn(30)
+    assert not torch.equal(agent.flat_critic.vector, before)
+
+
+def test_observations_are_normalised_on_request():
+    agent = make(normalize_observations=True, gradient_steps=1).learn(40)
+    sample, raw, seen = agent.buffer.sample, [], []
+    agent.buffer.sample = lambda n: raw.append(sample(n)) or raw[-1]
+    agent.train_step = lambda obs, action, reward, next_obs, terminated: seen.append((obs, next_obs)) or {}
+    agent.learn(2, reset_num_timesteps=False)
+    statistics = agent.normalizer.state_dict()
+    mean, var = (statistics[f"moments.obs_.{name}"].float() for name in ("mean", "var"))
+    assert float(statistics["moments.obs_.count"]) == 42
+    for found, stored in zip(seen[0], (raw[0].obs, raw[0].next_obs), strict=True):
+        torch.testing.assert_close(found, (stored - mean) / (var + 1e-8).sqrt())
+        assert float((found - stored).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 100, "buffer_size": 50}, "larger than buffer_size"),
+        ({"noise": "pink"}, "'gaussian' or 'ou'"),
+        ({"tau": 0.0}, "tau must be positive"),
+        ({"temperature": -1.0}, "temperature must be positive"),
+    ],
+)
+def test_impossible_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+def test_spaces_it_cannot_serve():
+    for action, message in (
+        (spaces.Box(-np.inf, np.inf, (1,)), "finite bounds"),
+        (spaces.MultiBinary(3), "TRPO and actor-critic take MultiBinary"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(action)
