@@ -9,7 +9,7 @@ each with an entropy bonus. The deterministic member of the family is DDPG.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from agents.core.flat import FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.returns import gae, n_step
 from agents.policies import StochasticPolicy
-from agents.policies.stochastic import action_field_shape
+from agents.policies.stochastic import Distribution, action_field_shape
 from agents.policies.value import ActionValue, ValueFunction, explained_variance, map_tree, next_values
 
 
@@ -87,8 +87,11 @@ class Config:
             "gradient_steps",
             "max_importance",
         ):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"actor-critic: {name} must be positive; got {getattr(self, name)}")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"actor-critic: {name} must lie between 0 and 1; got {getattr(self, name)}")
         if self.variant == "off-policy" and self.batch_size > self.buffer_size:
             raise ValueError(
                 f"actor-critic: batch_size {self.batch_size} is larger than buffer_size {self.buffer_size}"
@@ -96,19 +99,24 @@ class Config:
         for name, accepted in (
             ("variant", ("a2c", "qac", "off-policy")),
             ("advantage", ("gae", "n-step", "td")),
+            ("optimizer", ("rmsprop", "adam")),
         ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"actor-critic: {name} is one of {accepted}; got {getattr(self, name)!r}")
 
 
 def policy_loss(log_prob: Tensor, adv: Tensor) -> Tensor:
-    """-E[ log pi(a|s) A ]: its gradient is the negative policy gradient. Both [batch]; no gradient through adv."""
+    """-E[ log pi(a|s) A ]; both [batch]. No gradient goes through adv."""
     return -(log_prob * adv.detach()).mean()
 
 
-def off_policy_loss(log_prob: Tensor, behaviour_log_prob: Tensor, adv: Tensor, max_importance: float) -> Tensor:
-    """-E_beta[ rho log pi(a|s) A ] with rho = min(pi / beta, max_importance) held fixed; all [batch]."""
-    return policy_loss(log_prob, adv * importance(log_prob, behaviour_log_prob, max_importance))
+def policy_gradient(score: tuple[Tensor, ...], adv: Tensor) -> tuple[Tensor, ...]:
+    """The gradient of `policy_loss` with respect to the distribution's parameters: -A grad log pi(a|s) / batch.
+
+    score: grad log pi(a|s) with respect to them, each [batch, dim]; adv: [batch].
+    """
+    weight = (adv * (-1.0 / len(adv)))[:, None]
+    return tuple(part * weight for part in score)
 
 
 def importance(log_prob: Tensor, behaviour_log_prob: Tensor, maximum: float) -> Tensor:
@@ -202,20 +210,16 @@ class ActorCritic(Agent):
     def _a2c(self, raw: Batch) -> Mapping[str, float | Tensor]:
         c, rollout = self.config, self._on_device(raw)
         obs = self.normalizer(map_tree(lambda x: x.flatten(0, 1), rollout.obs))
-        rollout["value"] = self.critic(obs).view_as(rollout["reward"])
-        values = rollout["value"].detach()
-        successors = next_values(lambda o: self.critic(self.normalizer(o)), values, rollout)
+        flat_values, critic_backward = self.critic.with_backward(obs)
         reward, terminated, truncated = rollout["reward"], rollout["terminated"], rollout["truncated"]
+        values = flat_values.view_as(reward)
+        successors = next_values(lambda o: self.critic(self.normalizer(o)), values, rollout)
         if c.advantage == "n-step":
             adv = n_step(reward, successors, terminated, truncated, c.gamma, c.lookahead) - values
         else:
             lam = c.lam if c.advantage == "gae" else 0.0
             adv = gae(reward, values, successors, terminated, truncated, c.gamma, lam)
-        rollout["adv"], rollout["ret"] = adv, adv + values
-        batch = rollout.flat()
-        if "valid" in batch:
-            obs = self.normalizer(batch.obs)
-        return self._descend(obs, batch, batch["adv"], batch["value"], batch["ret"])
+        return self._descend(obs, rollout, adv.flatten(), flat_values, (adv + values).flatten(), critic_backward)
 
     def _qac(self, raw: Batch) -> Mapping[str, float | Tensor]:
         rollout = self._on_device(raw)
@@ -227,11 +231,10 @@ class ActorCritic(Agent):
             goes_on = ~ended[:-1]
             next_action[:-1][goes_on] = rollout["action"][1:][goes_on]
             next_q = self.critic(next_obs, self._action_vector(next_action.flatten(0, 1))).view_as(rollout["reward"])
-        rollout["target"] = sarsa_targets(rollout["reward"], next_q, rollout["terminated"], self.config.gamma)
-        batch = rollout.flat()
-        obs = self.normalizer(batch.obs)
-        q = self.critic(obs, self._action_vector(batch["action"]))
-        return self._descend(obs, batch, q.detach(), q, batch["target"])
+        target = sarsa_targets(rollout["reward"], next_q, rollout["terminated"], self.config.gamma).flatten()
+        obs = self.normalizer(map_tree(lambda x: x.flatten(0, 1), rollout.obs))
+        q, critic_backward = self.critic.with_backward(obs, self._action_vector(rollout["action"].flatten(0, 1)))
+        return self._descend(obs, rollout, q, q, target, critic_backward)
 
     def _off_policy(self, raw: Batch) -> Mapping[str, float | Tensor]:
         c, buffer = self.config, self.buffer
@@ -242,46 +245,60 @@ class ActorCritic(Agent):
         for _ in range(c.gradient_steps):
             batch = self._on_device(buffer.sample(c.batch_size))
             obs = self.normalizer(batch.obs)
-            values = self.critic(obs)
+            values, critic_backward = self.critic.with_backward(obs)
             with torch.no_grad():
                 next_values = self.critic(self.normalizer(batch.next_obs))
             target = sarsa_targets(batch["reward"], next_values, batch["terminated"], c.gamma)
-            metrics = self._descend(obs, batch, target - values.detach(), values, target, off_policy=True)
+            metrics = self._descend(obs, batch, target - values, values, target, critic_backward)
         return metrics
 
+    @torch.no_grad()
     def _descend(
-        self, obs: Any, batch: Batch, adv: Tensor, values: Tensor, targets: Tensor, off_policy: bool = False
+        self,
+        obs: Any,
+        batch: Batch,
+        adv: Tensor,
+        values: Tensor,
+        targets: Tensor,
+        critic_backward: Callable[[Tensor], None],
     ) -> Mapping[str, float | Tensor]:
-        """One gradient step on policy loss + value_coef * squared error - entropy_coef * entropy."""
+        """One gradient step on policy_loss + value_coef * squared error - entropy_coef * entropy.
+
+        obs, adv, values, targets: flat, [batch]. The loss is differentiated by hand up to the networks' outputs.
+        """
         c = self.config
-        if c.normalize_advantage:
+        distribution, policy_backward = self.policy.with_backward(obs)
+        action = batch["action"].reshape(len(adv), *batch["action"].shape[batch["reward"].dim() :])
+        weight = self._weights(batch, distribution, action)
+        if c.normalize_advantage and len(adv) > 1:
             adv = (adv - adv.mean()) / (adv.std() + 1e-8)
-        distribution = self.policy(obs)
-        log_prob = distribution.log_prob(batch["action"])
-        if off_policy:
-            actor_loss = off_policy_loss(log_prob, batch["log_prob"], adv, c.max_importance)
-            rho = importance(log_prob, batch["log_prob"], c.max_importance)
-            value_loss = (rho * (values - targets).square()).mean()
-        else:
-            actor_loss = policy_loss(log_prob, adv)
-            value_loss = F.mse_loss(values, targets)
-        loss = actor_loss + c.value_coef * value_loss
-        with torch.set_grad_enabled(c.entropy_coef != 0):
-            entropy = distribution.entropy().mean()
+        weighted = adv if weight is None else adv * weight
+        grads = policy_gradient(distribution.score(action), weighted)
         if c.entropy_coef:
-            loss = loss - c.entropy_coef * entropy
-        self.flat.zero_grad()
-        loss.backward()
+            bonus = zip(grads, distribution.entropy_gradient(), strict=True)
+            grads = tuple(g - (c.entropy_coef / len(adv)) * e for g, e in bonus)
+        policy_backward(grads)
+        error = values - targets
+        critic_backward(error * (2.0 * c.value_coef / len(error)) * (1.0 if weight is None else weight))
         self.flat.clip_grad(c.max_grad_norm)
         self.optimizer.step()
-        metrics = {
-            "policy_loss": actor_loss.detach(),
-            "value_loss": value_loss.detach(),
-            "entropy": entropy.detach(),
+        if not self.log_due:
+            return {}
+        return {
+            "policy_loss": policy_loss(distribution.log_prob(action), weighted),
+            "value_loss": (error.square() * (1.0 if weight is None else weight)).mean(),
+            "entropy": distribution.entropy().mean(),
+            "explained_variance": explained_variance(values, targets),
         }
-        if self.log_due:
-            metrics["explained_variance"] = explained_variance(values.detach(), targets)
-        return metrics
+
+    def _weights(self, batch: Batch, distribution: Distribution, action: Tensor) -> Tensor | None:
+        """Weight of every step [batch]: rho off-policy, 0 on an environment's own reset steps; None if all are 1."""
+        if self.config.variant == "off-policy":
+            return importance(distribution.log_prob(action), batch["log_prob"], self.config.max_importance)
+        if "valid" in batch and not bool(batch["valid"].all()):
+            valid = batch["valid"].flatten().float()
+            return valid * (len(valid) / valid.sum())  # means are over the valid steps
+        return None
 
     def _on_device(self, batch: Batch) -> Batch:
         out = batch.to(self.device)

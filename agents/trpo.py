@@ -79,8 +79,11 @@ class Config:
             "critic_batch_size",
         )
         for name in positive:
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"trpo: {name} must be positive; got {getattr(self, name)}")
+        for name in ("gamma", "lam", "backtrack"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"trpo: {name} must lie between 0 and 1; got {getattr(self, name)}")
 
 
 def surrogate(log_prob: Tensor, old_log_prob: Tensor, adv: Tensor) -> Tensor:
@@ -218,7 +221,7 @@ class TRPO(Agent):
     def improve_policy(self, obs: Any, action: Tensor, old_log_prob: Tensor, adv: Tensor) -> dict[str, float]:
         """One trust-region step; without an acceptable one the parameters stay bit for bit as they were."""
         c = self.config
-        if c.normalize_advantage:
+        if c.normalize_advantage and len(adv) > 1:
             adv = (adv - adv.mean()) / (adv.std() + 1e-8)
         params: list[Tensor] = list(self.policy.parameters())
         distribution = self.policy(obs)
@@ -268,6 +271,9 @@ class TRPO(Agent):
             )
             total.zero_()
             for obs_b, ret_b in minibatches:
-                total += self.critic.squared_error_backward(obs_b, ret_b) * len(ret_b)
+                values, backward = self.critic.with_backward(obs_b)
+                error = values - ret_b
+                backward(error * (2.0 / len(error)))  # of the mean squared error
                 self.critic_optimizer.step()
+                total += error.square_().sum()
         return float(total) / n

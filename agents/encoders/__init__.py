@@ -6,6 +6,6 @@ convolutional network; the leaves' features are concatenated. `MLP` is what poli
 """
 
 from agents.encoders.encoder import Encoder, make_encoder
-from agents.encoders.mlp import MLP
+from agents.encoders.mlp import MLP, output_and_backward
 
-__all__ = ["MLP", "Encoder", "make_encoder"]
+__all__ = ["MLP", "Encoder", "make_encoder", "output_and_backward"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,30 +63,53 @@ class MLP(nn.Module):
         return F.linear(x, output.weight, output.bias)  # type: ignore[arg-type]
 
     @property
-    def has_fast_backward(self) -> bool:
+    def has_backward(self) -> bool:
         return self.activation in _BACKWARD
 
     @torch.no_grad()
-    def squared_error_backward(self, x: Tensor, target: Tensor) -> Tensor:
-        """Write the gradient of mean (net(x) - target)^2 into the parameters' `.grad`, and return the error [].
+    def trace(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The output, and the input of every layer, which `backward` needs."""
+        activation = ACTIVATIONS[self.activation]
+        *hidden, output = cast(list[nn.Linear], list(self.layers))
+        inputs = [x]
+        for layer in hidden:
+            inputs.append(activation(torch.addmm(layer.bias, inputs[-1], layer.weight.t())))
+        return torch.addmm(output.bias, inputs[-1], output.weight.t()), inputs
 
-        The same numbers as autograd's to rounding. What was in `.grad` before is overwritten, and must be there.
+    @torch.no_grad()
+    def backward(self, inputs: list[Tensor], grad: Tensor) -> None:
+        """Write dL/dparameters into their `.grad` (which must be there) from dL/doutput, [batch, out_dim].
+
+        The same numbers as autograd's, to rounding, in half the time: on small networks its bookkeeping costs more
+        than the products.
         """
-        activation, backward = ACTIVATIONS[self.activation], _BACKWARD[self.activation]
-        layers = [(layer.weight, layer.bias) for layer in cast(list[nn.Linear], self.layers)]
-        inputs = [x]  # of each layer
-        for weight, bias in layers[:-1]:
-            inputs.append(activation(torch.addmm(bias, inputs[-1], weight.t())))
-        error = torch.addmm(layers[-1][1], inputs[-1], layers[-1][0].t()).sub_(target)
-        loss = error.square().mean()
-        grad = error.mul_(2.0 / error.numel())
+        through_activation = _BACKWARD[self.activation]
+        layers = cast(list[nn.Linear], list(self.layers))
         for i in range(len(layers) - 1, -1, -1):
-            weight, bias = layers[i]
-            torch.mm(grad.t(), inputs[i], out=weight.grad)
-            torch.sum(grad, 0, out=bias.grad)
+            torch.mm(grad.t(), inputs[i], out=layers[i].weight.grad)
+            torch.sum(grad, 0, out=layers[i].bias.grad)
             if i:
-                grad = backward(grad.mm(weight), inputs[i])
-        return loss
+                grad = through_activation(grad.mm(layers[i].weight), inputs[i])
+
+
+def output_and_backward(encoder: nn.Module, net: MLP, obs: Any) -> tuple[Tensor, Callable[[Tensor], None]]:
+    """net(encoder(obs)), and a function that takes dL/doutput and leaves dL/dparameters in the parameters' `.grad`.
+
+    Vector observations take the network's own backward pass, all others autograd.
+    """
+    if getattr(encoder, "identity", False) and net.has_backward:
+        out, inputs = net.trace(obs)
+        return out, lambda grad: net.backward(inputs, grad)
+    with torch.enable_grad():
+        graph = net(encoder(obs))
+
+    def backward(grad: Tensor) -> None:
+        for p in (*encoder.parameters(), *net.parameters()):
+            if p.grad is not None:
+                p.grad.zero_()
+        graph.backward(grad)
+
+    return graph.detach(), backward
 
 
 def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> None:

@@ -70,6 +70,23 @@ class MultiCategorical:
             out.append(p * (v - (p * v).sum(-1, keepdim=True)))
         return (torch.cat(out, -1),)
 
+    def score(self, action: Tensor) -> tuple[Tensor]:
+        """Gradient of log_prob(action) with respect to the logits, row by row: one-hot minus p."""
+        columns = action[..., None] if self.single else action
+        blocks = [
+            F.one_hot(columns[..., i].long(), size) - log_p.exp()
+            for i, (size, log_p) in enumerate(zip(self.sizes, self._log_probs(), strict=True))
+        ]
+        return (torch.cat(blocks, -1),)
+
+    def entropy_gradient(self) -> tuple[Tensor]:
+        """Gradient of the entropy with respect to the logits, row by row: -p (log p + entropy)."""
+        blocks = []
+        for log_p in self._log_probs():
+            p = log_p.exp()
+            blocks.append(-p * (log_p - (p * log_p).sum(-1, keepdim=True)))
+        return (torch.cat(blocks, -1),)
+
     def detach(self) -> MultiCategorical:
         return MultiCategorical(self.logits.detach(), self.sizes, self.single)
 
@@ -115,6 +132,15 @@ class Bernoulli:
         """The Fisher matrix of the logits times a tangent: diag(p (1 - p))."""
         p = self.logits.sigmoid()
         return (p * (1 - p) * tangents[0],)
+
+    def score(self, action: Tensor) -> tuple[Tensor]:
+        """Gradient of log_prob(action) with respect to the logits: action - p."""
+        return (action.float() - self.logits.sigmoid(),)
+
+    def entropy_gradient(self) -> tuple[Tensor]:
+        """Gradient of the entropy with respect to the logits: -p (1 - p) logit."""
+        p = self.logits.sigmoid()
+        return (-p * (1 - p) * self.logits,)
 
     def detach(self) -> Bernoulli:
         return Bernoulli(self.logits.detach())

@@ -55,6 +55,15 @@ class Gaussian:
         mean, log_std = tangents
         return mean * (-2 * self.log_std).exp(), 2.0 * log_std
 
+    def score(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of log_prob(action) with respect to `parameters`, row by row."""
+        z = (action - self.mean) * torch.exp(-self.log_std)
+        return z * torch.exp(-self.log_std), z.square() - 1.0
+
+    def entropy_gradient(self) -> tuple[Tensor, Tensor]:
+        """Gradient of the entropy with respect to `parameters`, row by row."""
+        return torch.zeros_like(self.mean), torch.ones_like(self.mean)
+
     def detach(self) -> Gaussian:
         """A copy that stays as it is when log_std, a parameter of the policy, changes in place."""
         return Gaussian(self.mean.detach(), self.log_std.detach().clone())

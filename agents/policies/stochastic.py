@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents.encoders import MLP, make_encoder
+from agents.encoders import MLP, make_encoder, output_and_backward
 from agents.policies.categorical import Bernoulli, MultiCategorical
 from agents.policies.gaussian import Gaussian
 
@@ -43,7 +43,23 @@ class StochasticPolicy(nn.Module):
             self.log_std = nn.Parameter(torch.full((sum(self.sizes),), float(log_std_init)))
 
     def forward(self, obs: Any) -> Distribution:
-        out = self.net(self.encoder(obs))
+        return self._distribution(self.net(self.encoder(obs)))
+
+    def with_backward(self, obs: Any) -> tuple[Distribution, Callable[[tuple[Tensor, ...]], None]]:
+        """pi(. | obs) without a graph, and a function that takes dL/d`distribution.parameters` (each [batch, dim]) and
+        leaves the gradient of the policy's parameters in `.grad`."""
+        out, backward = output_and_backward(self.encoder, self.net, obs)
+        distribution = self._distribution(out).detach()
+
+        @torch.no_grad()
+        def through(grads: tuple[Tensor, ...]) -> None:
+            backward(grads[0])
+            if isinstance(self.action_space, spaces.Box):
+                torch.sum(grads[1], 0, out=self.log_std.grad)
+
+        return distribution, through
+
+    def _distribution(self, out: Tensor) -> Distribution:
         match self.action_space:
             case spaces.Box():
                 return Gaussian(out, self.log_std)

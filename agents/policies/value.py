@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from agents.core.buffer import Batch
-from agents.encoders import MLP, make_encoder
+from agents.encoders import MLP, make_encoder, output_and_backward
 
 
 class ValueFunction(nn.Module):
@@ -27,19 +26,10 @@ class ValueFunction(nn.Module):
     def forward(self, obs: Any) -> Tensor:
         return self.net(self.encoder(obs)).squeeze(-1)
 
-    def squared_error_backward(self, obs: Any, target: Tensor) -> Tensor:
-        """Leave the gradient of mean (V(obs) - target)^2 in the parameters' `.grad`, and return the error [].
-
-        Vector observations take the network's hand-written backward pass: half the time on small networks.
-        """
-        if self.encoder.identity and self.net.has_fast_backward:
-            return self.net.squared_error_backward(obs, target[:, None])
-        loss = F.mse_loss(self(obs), target)
-        for p in self.parameters():
-            if p.grad is not None:
-                p.grad.zero_()
-        loss.backward()
-        return loss.detach()
+    def with_backward(self, obs: Any) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """V(obs) [batch], and a function that takes dL/dV [batch] and leaves the parameters' gradient in `.grad`."""
+        out, backward = output_and_backward(self.encoder, self.net, obs)
+        return out.squeeze(-1), lambda grad: backward(grad[:, None])
 
 
 def map_tree(function: Callable[[Any], Any], obs: Any) -> Any:
@@ -101,3 +91,20 @@ class ActionValue(nn.Module):
 
     def forward(self, obs: Any, action: Tensor) -> Tensor:
         return self.net(torch.cat((self.encoder(obs), action), -1)).squeeze(-1)
+
+    def with_backward(self, obs: Any, action: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """Q(obs, action) [batch], and a function that takes dL/dQ and leaves the parameters' gradient in `.grad`."""
+        joined = _Joined(self.encoder, action)
+        out, backward = output_and_backward(joined, self.net, obs)
+        return out.squeeze(-1), lambda grad: backward(grad[:, None])
+
+
+class _Joined(nn.Module):
+    """An encoder whose features are followed by a given action vector."""
+
+    def __init__(self, encoder: nn.Module, action: Tensor) -> None:
+        super().__init__()
+        self.encoder, self.action = encoder, action
+
+    def forward(self, obs: Any) -> Tensor:
+        return torch.cat((self.encoder(obs), self.action), -1)
