@@ -28,7 +28,7 @@ class Gaussian:
         noise = torch.empty_like(self.mean).normal_(generator=generator)
         action = torch.addcmul(self.mean, noise, self.log_std.exp())
         constant = self.log_std.expand_as(self.mean).sum(-1) + 0.5 * math.log(2 * math.pi) * self.mean.shape[-1]
-        return action, noise.square_().sum(-1).mul_(-0.5).sub_(constant)
+        return action, noise.square().sum(-1).mul_(-0.5).sub_(constant)
 
     def mode(self) -> Tensor:
         return self.mean
