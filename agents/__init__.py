@@ -1,4 +1,4 @@
-"""Reinforcement-learning agents over one rollout core: `TRPO`, `ActorCritic`, `DDPG`, `make` and `load`."""
+"""Reinforcement-learning agents over one rollout core: `Kimi`, `TRPO`, `ActorCritic`, `DDPG`, `make` and `load`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from agents.core import checkpoint
 from agents.core.agent import Agent
 from agents.core.errors import CheckpointError, nearest
 from agents.ddpg import DDPG
+from agents.kimi import Kimi
 from agents.trpo import TRPO
 
-ALGORITHMS: dict[str, type[Agent]] = {cls.name: cls for cls in (ActorCritic, DDPG, TRPO)}
+ALGORITHMS: dict[str, type[Agent]] = {cls.name: cls for cls in (ActorCritic, DDPG, Kimi, TRPO)}
 
-__all__ = ["ALGORITHMS", "DDPG", "TRPO", "ActorCritic", "Agent", "load", "make"]
+__all__ = ["ALGORITHMS", "DDPG", "TRPO", "ActorCritic", "Agent", "Kimi", "load", "make"]
 
 
 def make(name: str, env: Any, **kwargs: Any) -> Agent:

@@ -102,8 +102,12 @@ class Agent:
         raise NotImplementedError
 
     def rows_per_iteration(self) -> int:
-        """Vector steps to collect before each update."""
+        """Vector steps to collect before each update, at most."""
         raise NotImplementedError
+
+    def enough(self) -> bool:
+        """Whether, after a vector step, the next update can come before `rows_per_iteration` are full."""
+        return False
 
     def buffer_rows(self) -> int:
         """Rows that the buffer holds."""
@@ -171,7 +175,7 @@ class Agent:
             if self._stop_requested:
                 break
             count, finished, going = self.collector.collect(
-                self.rows_per_iteration(), None if hook is None else on_step
+                self.rows_per_iteration(), None if hook is None else on_step, self.enough
             )
             self.ep_info_buffer.extend(finished)
             if hook is None:

@@ -109,6 +109,13 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.length)
 
+    def take(self, index: Tensor) -> Episodes:
+        """The episodes `index` [M], in that order."""
+        length = self.length[index]
+        steps = self.steps.take(_spans((self.length.cumsum(0) - self.length)[index], length))
+        segment = torch.repeat_interleave(torch.arange(len(index)), length)
+        return Episodes(steps, segment, self.episode_id[index], self.group_id[index], length, self.ret[index])
+
 
 class Buffer:
     """Ring of `capacity` rows for `num_envs` environments.
@@ -252,15 +259,18 @@ class Buffer:
                 index[redraw] = torch.from_numpy(self.rng.integers(0, stored, size=len(redraw)))
         return self._gather(index, names)
 
-    def episodes(self) -> Episodes:
-        """Every finished episode that has not been forgotten, oldest first, each from its first step to its last."""
+    def episodes(self, names: Sequence[str] | None = None) -> Episodes:
+        """Every finished episode that has not been forgotten, oldest first, each from its first step to its last.
+
+        names: the columns to read; `reward`, `episode_id` and `group_id` must be among them.
+        """
         rows = torch.arange(max(0, self.rows - self.capacity), self.rows) % self.capacity
         ids = self.data["episode_id"][rows]  # [T, N]
         done = (self.data["terminated"][rows] + self.data["truncated"][rows]) > 0
         finished = ids[done & (ids >= 0)]
         t, n = torch.isin(ids, finished).nonzero(as_tuple=True)
         order = torch.argsort(ids[t, n], stable=True)  # time order is kept within an episode
-        steps = self._gather(rows[t[order]] * self.num_envs + n[order])
+        steps = self._gather(rows[t[order]] * self.num_envs + n[order], names)
         episode_id, segment, length = torch.unique_consecutive(
             steps["episode_id"], return_inverse=True, return_counts=True
         )

@@ -60,6 +60,10 @@ def autoreset_mode(env: VectorEnv) -> AutoresetMode:
     return mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
 
 
+# What a collector knows of each environment, [N].
+_ARRAYS = ("episode_start", "resetting", "returns", "lengths", "episode_id", "group_id", "difficulty")
+
+
 class Collector:
     """Steps `env` with `actor` into `buffer`.
 
@@ -89,25 +93,33 @@ class Collector:
         self.returns, self.lengths = np.zeros(n), np.zeros(n, np.int64)
         self.episode_id, self.group_id = np.arange(n), np.zeros(n, np.int64)
         self.next_episode_id = n
+        self.difficulty = np.zeros(n, np.int64)  # of the episodes that run, where the tasks have one
 
     def reset(self) -> None:
-        """Start fresh episodes in every environment."""
+        """Start fresh episodes in every environment. Groups that are not done with can never be: they are dropped."""
         n = self.env.num_envs
         everything = np.ones(n, bool)
         if self.tasks is None:
             seeds = np.random.SeedSequence(self.seed).generate_state(n) % EVALUATION_SEEDS
             obs, _ = self._guarded(self.env.reset, seed=[int(s) for s in seeds])
         else:
-            obs, _ = self._guarded(self.env.reset, seed=self._task_seeds(everything))
+            self.tasks.restart()
+            if self.buffer.tracks_episodes:
+                self.buffer.forget(self.buffer.data["episode_id"].flatten())
+            task_seeds, options = self._draw_tasks(everything)
+            obs, _ = self._guarded(self.env.reset, seed=task_seeds, options=options)
         self.obs = self._named(obs)
         self.episode_start[:] = True
         self.resetting[:] = False
         self.returns[:], self.lengths[:] = 0.0, 0
 
     def collect(
-        self, rows: int, on_step: Callable[[dict[str, Any]], bool] | None = None
+        self,
+        rows: int,
+        on_step: Callable[[dict[str, Any]], bool] | None = None,
+        enough: Callable[[], bool] | None = None,
     ) -> tuple[int, list[dict[str, float]], bool]:
-        """Add `rows` rows to the buffer.
+        """Add `rows` rows to the buffer, or fewer where `enough` says so after a step.
 
         on_step is told of every vector step (`rewards`, `dones`, `infos`, `num_steps`); False ends the collection.
         Returns the number of transitions, the finished episodes (`r`: return, `l`: length) and whether to go on.
@@ -122,6 +134,8 @@ class Collector:
                 {"rewards": reward, "dones": done, "infos": infos, "num_steps": count}
             ):
                 return transitions, finished, False
+            if enough is not None and enough():
+                break
         return transitions, finished, True
 
     def _step(self, finished: list[dict[str, float]]) -> tuple[int, Any, np.ndarray, np.ndarray]:
@@ -187,7 +201,12 @@ class Collector:
         if self.mode is AutoresetMode.SAME_STEP:
             return named
         options: dict[str, Any] = {"reset_mask": done.copy()}
-        seeds = None if self.tasks is None else self._task_seeds(done)
+        seeds: list[int | None] | None = None
+        if self.tasks is not None:
+            for group in self.group_id[done].tolist():
+                self.tasks.finish(group)
+            seeds, difficulty = self._draw_tasks(done)
+            options |= difficulty or {}
         obs, _ = self._guarded(self.env.reset, seed=seeds, options=options)
         return self._named(obs)
 
@@ -208,13 +227,18 @@ class Collector:
                 self._not_finite("observation", np.asarray(value))
             self.buffer.put("next_" + name, value)
 
-    def _task_seeds(self, mask: np.ndarray) -> list[int | None]:
+    def _draw_tasks(self, mask: np.ndarray) -> tuple[list[int | None], dict[str, Any] | None]:
+        """Reset seeds of the next episodes where `mask` says so, and the option that sets their difficulty."""
         assert self.tasks is not None
         seeds: list[int | None] = [None] * len(mask)
+        options: dict[str, Any] | None = None
         for i in np.flatnonzero(mask):
             task = self.tasks.next()
             seeds[i], self.group_id[i] = task.seed, task.group_id
-        return seeds
+            if task.difficulty is not None:
+                self.difficulty[i] = task.difficulty
+                options = {"difficulty": self.difficulty.tolist()}
+        return seeds, options
 
     def _named(self, obs: Any) -> dict[str, Any]:
         """Raw observations by leaf, text as bytes, checked to be finite."""
@@ -249,13 +273,12 @@ class Collector:
         named: dict[str, Any] = {}
         for name, value in self.obs.items():
             named[name] = list(value) if name in self.ragged else np.asarray(value)
-        arrays = ("episode_start", "resetting", "returns", "lengths", "episode_id", "group_id")
         return {
             "obs": named,
             "steps": self.steps,
             "next_episode_id": self.next_episode_id,
             "tasks": None if self.tasks is None else self.tasks.state_dict(),
-            **{name: getattr(self, name) for name in arrays},
+            **{name: getattr(self, name) for name in _ARRAYS},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -263,7 +286,7 @@ class Collector:
         self.steps, self.next_episode_id = state["steps"], state["next_episode_id"]
         if self.tasks is not None:
             self.tasks.load_state_dict(state["tasks"])
-        for name in ("episode_start", "resetting", "returns", "lengths", "episode_id", "group_id"):
+        for name in _ARRAYS:
             setattr(self, name, np.array(state[name]))
 
 

@@ -64,3 +64,37 @@ def n_step(rewards: Tensor, next_values: Tensor, terminated: Tensor, truncated: 
             alive = alive * (1.0 - ends)
             weight = weight * gamma
     return out
+
+
+def group_advantage(reward: Tensor, group: Tensor, tau: float = 1.0, baseline: str = "mean") -> Tensor:
+    """Reward minus its group's baseline, [E] (Kimi k1.5, section 2.3.2); reward [E], group [E].
+
+    "mean": the group's mean reward, the sample itself included. "log-z": tau log mean exp(reward / tau), the estimate
+    of tau log Z, which tends to the mean for large tau and to the maximum for small. Nothing is divided by a standard
+    deviation. Raises ValueError for another baseline.
+    """
+    _, index, count = torch.unique(group, return_inverse=True, return_counts=True)
+    zeros = reward.new_zeros(len(count))
+    if baseline == "mean":
+        return reward - (zeros.index_add(0, index, reward) / count)[index]
+    if baseline == "log-z":
+        highest = zeros.scatter_reduce(0, index, reward, "amax", include_self=False)
+        mass = zeros.index_add(0, index, ((reward - highest[index]) / tau).exp())
+        return reward - (highest + tau * (mass / count).log())[index]
+    raise ValueError(f"baseline is 'mean' or 'log-z'; got {baseline!r}")
+
+
+def length_reward(length: Tensor, correct: Tensor, group: Tensor) -> Tensor:
+    """Reward for being short among one's group, [E], in [-0.5, 0.5] (Kimi k1.5, section 2.3.3).
+
+    lambda = 0.5 - (length - min) / (max - min); a correct episode gets lambda, a wrong one min(0, lambda), all of them
+    0 where the group's lengths are equal. length [E]; correct [E] bool; group [E].
+    """
+    _, index = torch.unique(group, return_inverse=True)
+    length = length.float()
+    zeros = length.new_zeros(int(index.max()) + 1 if len(index) else 0)
+    shortest = zeros.scatter_reduce(0, index, length, "amin", include_self=False)[index]
+    longest = zeros.scatter_reduce(0, index, length, "amax", include_self=False)[index]
+    lam = 0.5 - (length - shortest) / (longest - shortest).clamp(min=1)
+    lam = torch.where(longest > shortest, lam, 0.0)
+    return torch.where(correct, lam, lam.clamp(max=0.0))

@@ -1,0 +1,323 @@
+"""Kimi k1.5 policy optimisation (Kimi Team 2025, arXiv:2501.12599, section 2.3) on any environment.
+
+    maximise  E[ r(x, y) ] - tau KL(pi || pi_i)
+
+x is a task (a reset seed, a prompt), y a whole episode, k of which make a group, and pi_i the policy at the start of
+iteration i. The maximiser pi_i exp(r / tau) / Z satisfies r - tau log Z = tau log(pi / pi_i), whence the loss
+
+    L = E_x E_{y ~ pi_i} [ ( r(x, y) - tau log Z - tau log( pi(y|x) / pi_i(y|x) ) )^2 ]
+
+log pi(y|x) is the log-probability of the whole sequence: a sum over the episode's steps (a text response is one step,
+and its log-probability the sum over its tokens). There is no critic and no credit for single steps.
+
+Left out: a replay of earlier iterations' episodes, and any form of the loss per token or per unit of length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from agents.core.agent import Agent
+from agents.core.buffer import Batch, Episodes, Field
+from agents.core.flat import FlatParameters
+from agents.core.normalizer import ObservationNormalizer, RunningMoments
+from agents.core.returns import group_advantage, length_reward
+from agents.core.tasks import SAMPLING, TaskSampler
+from agents.policies import StochasticPolicy
+from agents.policies.stochastic import action_field_shape
+
+
+@dataclass
+class Config:
+    """Settings of Kimi."""
+
+    group_size: int = 8
+    """k: episodes from the same task (reset seed, prompt)."""
+    groups_per_iteration: int = 8
+    """Whole groups that one iteration learns from."""
+    tau: float = 0.1
+    """Strength of the KL to the policy at the iteration's start, in units of (scaled) reward per nat."""
+    baseline: Literal["mean", "log-z"] = "mean"
+    """Estimate of tau log Z: the group's mean reward, or tau log mean exp(reward / tau)."""
+    learning_rate: float = 1e-3
+    """Step size (Adam)."""
+    epochs: int = 4
+    """Passes over the episodes in one iteration; in a single step tau has no effect."""
+    minibatch_size: int = 16
+    """Episodes per gradient step."""
+    max_grad_norm: float = 1.0
+    """Longest gradient (of L / 2 tau); longer ones are scaled down."""
+    reset_optimizer: bool = True
+    """Start every iteration with a fresh optimiser, as the reference policy is fresh too."""
+    sampling: Literal["uniform", "curriculum", "prioritised"] = "uniform"
+    """How tasks are drawn: all alike, easy to hard, or in proportion to 1 - success rate."""
+    difficulty_levels: tuple[int, int] | None = None
+    """Levels to draw from; None: for uniform the environment's own, otherwise from its easiest to its own."""
+    task_pool: int = 0
+    """Number of different tasks to train on; 0: a new one for every group."""
+    success_return: float = 1.0
+    """Return from which an episode counts as a success, for sampling and for the length reward."""
+    length_reward_weight: float = 0.0
+    """Weight of the length reward."""
+    length_reward_warmup: int = 0
+    """Iterations before the length reward is switched on."""
+    scale_returns: bool = True
+    """Divide returns by their running standard deviation, so that tau means the same on every task. Off for text."""
+    partial_rollouts: bool = True
+    """Let unfinished episodes go on in the next iteration with the newer policy; otherwise they are dropped."""
+    step_budget: int = 0
+    """Environment steps that end an iteration's collection even if fewer groups are whole; 0: no such limit."""
+    drop_old_segments: bool = False
+    """Leave the steps that older policies took out of the loss."""
+    skip_equal_groups: bool = True
+    """Leave out groups whose episodes all have the same reward: they say nothing about what is better."""
+    positives_only: bool = False
+    """Learn only from episodes above their group's baseline (ReST): the ablation of negative gradients."""
+    normalize_observations: bool = True
+    """Observations by their running mean and standard deviation."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the policy's hidden layers."""
+    activation: str = "tanh"
+    """Activation: tanh, relu, elu or gelu."""
+    log_std_init: float = 0.0
+    """Logarithm of the first standard deviation (Box actions)."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "groups_per_iteration",
+            "tau",
+            "learning_rate",
+            "epochs",
+            "minibatch_size",
+            "max_grad_norm",
+        ):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"kimi: {name} must be positive; got {getattr(self, name)}")
+        for name in ("task_pool", "step_budget", "length_reward_warmup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"kimi: {name} cannot be negative; got {getattr(self, name)}")
+        if self.group_size < 2:
+            raise ValueError(f"kimi: group_size must be at least 2, or nothing can be compared; got {self.group_size}")
+        for name, accepted in (("baseline", ("mean", "log-z")), ("sampling", SAMPLING)):
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"kimi: {name} is one of {', '.join(accepted)}; got {getattr(self, name)!r}")
+        if self.step_budget and not self.partial_rollouts:
+            raise ValueError("kimi: step_budget leaves episodes unfinished, which needs partial_rollouts")
+
+
+def kimi_loss(
+    log_prob_sum: Tensor,
+    reference_log_prob_sum: Tensor,
+    reward: Tensor,
+    group: Tensor,
+    tau: float,
+    baseline: str = "mean",
+) -> Tensor:
+    """L of whole groups, a scalar; everything else [E], one entry an episode.
+
+    Its gradient is -2 tau times the paper's equation 3, the direction in which to change the policy.
+    """
+    adv = group_advantage(reward, group, tau, baseline)
+    return surrogate(log_prob_sum - reference_log_prob_sum, adv, tau)
+
+
+def surrogate(log_ratio: Tensor, adv: Tensor, tau: float) -> Tensor:
+    """mean (r - baseline - tau log(pi / pi_i))^2 given adv = r - baseline; both [E]."""
+    return (adv - tau * log_ratio).square().mean()
+
+
+class Kimi(Agent):
+    """Kimi k1.5 for Box, Discrete, MultiDiscrete and MultiBinary actions."""
+
+    name = "kimi"
+    Config = Config
+
+    def build(self) -> None:
+        c = self.config
+        self.policy = StochasticPolicy(
+            self.observation_space,
+            self.action_space,
+            hidden=c.hidden,
+            activation=c.activation,
+            log_std_init=c.log_std_init,
+        ).to(self.device)
+        self.flat = FlatParameters(self.policy)
+        self.optimizer = torch.optim.Adam([self.flat.vector], lr=c.learning_rate, fused=True)
+        self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
+            self.device
+        )
+        self.returns = RunningMoments(())
+        self.scales_returns = c.scale_returns and not isinstance(self.action_space, spaces.Text)
+        self.sampler: TaskSampler | None = None
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy,
+            "optimizer": self.optimizer,
+            "normalizer": self.normalizer,
+            "returns": self.returns,
+        }
+
+    def schema(self) -> dict[str, Field]:
+        return {
+            "action": Field(*action_field_shape(self.action_space)),
+            "log_prob": Field(),
+            "version": Field((), torch.int64),
+        }
+
+    # --- collecting ---------------------------------------------------------------------------------------------
+
+    def tasks(self) -> TaskSampler:
+        """One sampler for the environment at hand."""
+        if self.sampler is None:
+            c = self.config
+            self.sampler = TaskSampler(
+                c.group_size, seed=self.seed, sampling=c.sampling, levels=self._levels(), pool=c.task_pool
+            )
+        return self.sampler
+
+    def _levels(self) -> tuple[int, int] | None:
+        c, easiest = self.config, getattr(self.env, "levels", None)
+        if c.difficulty_levels is not None or c.sampling == "uniform" or easiest is None:
+            return c.difficulty_levels
+        low, high = self.env.difficulty  # type: ignore[union-attr]
+        return (easiest[0] if low == high else low), high
+
+    def rows_per_iteration(self) -> int:
+        budget = self.config.step_budget or max(self.total_timesteps, 1)  # an episode may never end
+        return -(-budget // self.num_envs)
+
+    def buffer_rows(self) -> int:
+        return 256  # it grows with what the groups need
+
+    def enough(self) -> bool:
+        assert self.sampler is not None
+        whole = self.sampler.whole_groups(in_order=not self.config.partial_rollouts)
+        return len(whole) >= self.config.groups_per_iteration
+
+    @torch.inference_mode()
+    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
+        action, log_prob = self.policy(self.normalizer(obs)).sample_with_log_prob(self.generator)
+        version = torch.full_like(log_prob, self.iterations, dtype=torch.int64)
+        return {"action": action, "log_prob": log_prob, "version": version}
+
+    def choose(self, obs: Any, deterministic: bool) -> Tensor:
+        distribution = self.policy(self.normalizer(obs))
+        return distribution.mode() if deterministic else distribution.sample(self.predict_generator)
+
+    def to_env(self, action: Tensor) -> np.ndarray:
+        return self.policy.to_env(action)
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    def update(self) -> dict[str, float]:
+        c, buffer, collector = self.config, self.buffer, self.collector
+        assert buffer is not None
+        assert collector is not None
+        fresh = buffer.rollout().flat().obs
+        episodes = self.take_groups()
+        metrics = self.improve_policy(episodes) if len(episodes) else {}
+        buffer.forget(episodes.episode_id)
+        self.normalizer.update(fresh)
+        buffer.clear()
+        if not c.partial_rollouts:
+            collector.reset()
+        return metrics
+
+    def take_groups(self) -> Episodes:
+        """The episodes of whole groups, whose success goes to the sampler."""
+        c, buffer, sampler = self.config, self.buffer, self.sampler
+        assert buffer is not None
+        assert sampler is not None
+        groups = sampler.whole_groups(in_order=not c.partial_rollouts)
+        if not c.partial_rollouts:
+            groups = groups[: c.groups_per_iteration]
+        finished = buffer.episodes([name for name in buffer.schema if not name.startswith("next_obs")])
+        episodes = finished.take(torch.isin(finished.group_id, torch.tensor(groups)).nonzero().squeeze(1))
+        success = episodes.ret >= c.success_return
+        for group in groups:
+            sampler.record(group, int(success[episodes.group_id == group].sum()))
+        return episodes
+
+    def improve_policy(self, episodes: Episodes) -> dict[str, float]:
+        """Several epochs of minibatch descent on L, all against the same reference."""
+        c = self.config
+        reward = self.rewards(episodes)
+        adv = group_advantage(reward, episodes.group_id, c.tau, c.baseline)
+        keep, group_std, skipped = self.informative(reward, episodes.group_id)
+        metrics = {
+            "episodes": float(len(episodes)),
+            "steps": float(len(episodes.segment)),
+            "success_rate": float((episodes.ret >= c.success_return).float().mean()),
+            "group_std": group_std,
+            "skipped_groups": skipped,
+            "old_steps": float((episodes.steps["version"] < self.iterations).float().mean()),
+        }
+        if c.positives_only:
+            keep &= adv > 0
+        used = keep.nonzero().squeeze(1)
+        if c.reset_optimizer:
+            self.optimizer.state.clear()
+        batches = 0
+        totals = torch.zeros(4, device=self.device)
+        for epoch in range(c.epochs if len(used) else 0):
+            for part in torch.randperm(len(used), generator=self.generator, device=self.device).split(c.minibatch_size):
+                index = used[part.cpu()]
+                found = self.train_step(episodes.take(index), adv[index].to(self.device))
+                if epoch == c.epochs - 1:
+                    totals += torch.stack(found)
+                    batches += 1
+        if batches:
+            names = ("loss", "kl", "entropy", "grad_norm")
+            metrics |= dict(zip(names, (totals / batches).tolist(), strict=True))
+        return metrics
+
+    def rewards(self, episodes: Episodes) -> Tensor:
+        """r(x, y), [E]: the scaled return, and the length reward once its warm-up is over."""
+        c, reward = self.config, episodes.ret
+        if self.scales_returns:
+            self.returns.update(reward.numpy())
+            reward = reward / float((self.returns.var + 1e-8).sqrt())
+        if c.length_reward_weight and self.iterations >= c.length_reward_warmup:
+            correct = episodes.ret >= c.success_return
+            reward = reward + c.length_reward_weight * length_reward(episodes.length, correct, episodes.group_id)
+        return reward
+
+    def informative(self, reward: Tensor, group: Tensor) -> tuple[Tensor, float, float]:
+        """Which episodes to learn from [E], the groups' mean standard deviation, and the share of groups left out."""
+        _, index = torch.unique(group, return_inverse=True)
+        rows = reward[torch.argsort(index, stable=True)].view(-1, self.config.group_size)
+        equal = rows.amax(1) == rows.amin(1)
+        keep = ~equal[index] if self.config.skip_equal_groups else torch.ones_like(reward, dtype=torch.bool)
+        return keep, float(rows.std(1, correction=0).mean()), 1.0 - float(keep.float().mean())
+
+    def train_step(self, episodes: Episodes, adv: Tensor) -> list[Tensor]:
+        """One gradient step; loss, KL(pi_i || pi) of a sequence, entropy of a step and gradient norm before it."""
+        c, steps, segment = self.config, episodes.steps.to(self.device), episodes.segment.to(self.device)
+        if c.drop_old_segments:
+            current = (steps["version"] == self.iterations).nonzero().squeeze(1)
+            steps, segment = steps.take(current), segment[current]
+        log_prob, entropy = self.log_probs(steps)
+        # Summing the differences, not the log-probabilities, keeps the digits of a long episode.
+        step_ratio = log_prob - steps["log_prob"]
+        log_ratio = torch.zeros_like(adv).index_add(0, segment, step_ratio)
+        loss = surrogate(log_ratio, adv, c.tau)
+        self.flat.zero_grad()
+        (loss / (2 * c.tau)).backward()  # minus the paper's gradient, whatever tau
+        norm = self.flat.clip_grad(c.max_grad_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            kl = (step_ratio.expm1() - step_ratio).sum() / len(adv)
+        return [loss.detach(), kl, entropy.detach().mean(), norm]
+
+    def log_probs(self, steps: Batch) -> tuple[Tensor, Tensor]:
+        """log pi(a|s) of each step and the policy's entropy there, both [S]."""
+        distribution = self.policy(self.normalizer(steps.obs))
+        return distribution.log_prob(steps["action"]), distribution.entropy()
