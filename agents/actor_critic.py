@@ -25,7 +25,7 @@ from agents.core.flat import FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.returns import gae, n_step
 from agents.policies import StochasticPolicy
-from agents.policies.stochastic import Distribution, action_field_shape
+from agents.policies.stochastic import action_field_shape
 from agents.policies.value import ActionValue, ValueFunction, explained_variance, map_tree, next_values
 
 
@@ -269,14 +269,17 @@ class ActorCritic(Agent):
         c = self.config
         distribution, policy_backward = self.policy.with_backward(obs)
         action = batch["action"].reshape(len(adv), *batch["action"].shape[batch["reward"].dim() :])
-        weight = self._weights(batch, distribution, action)
+        kept, share = _kept(batch)
         if c.normalize_advantage and len(adv) > 1:
-            adv = (adv - adv.mean()) / (adv.std() + 1e-8)
+            adv = (adv - adv[kept].mean()) / (adv[kept].std() + 1e-8)
+        off_policy = c.variant == "off-policy"
+        weight = importance(distribution.log_prob(action), batch["log_prob"], c.max_importance) if off_policy else share
         weighted = adv if weight is None else adv * weight
         grads = policy_gradient(distribution.score(action), weighted)
         if c.entropy_coef:
             bonus = zip(grads, distribution.entropy_gradient(), strict=True)
-            grads = tuple(g - (c.entropy_coef / len(adv)) * e for g, e in bonus)
+            coef = c.entropy_coef / len(adv) * (1.0 if share is None else share[:, None])
+            grads = tuple(g - coef * e for g, e in bonus)
         policy_backward(grads)
         error = values - targets
         critic_backward(error * (2.0 * c.value_coef / len(error)) * (1.0 if weight is None else weight))
@@ -287,18 +290,9 @@ class ActorCritic(Agent):
         return {
             "policy_loss": policy_loss(distribution.log_prob(action), weighted),
             "value_loss": (error.square() * (1.0 if weight is None else weight)).mean(),
-            "entropy": distribution.entropy().mean(),
-            "explained_variance": explained_variance(values, targets),
+            "entropy": distribution.entropy()[kept].mean(),
+            "explained_variance": explained_variance(values[kept], targets[kept]),
         }
-
-    def _weights(self, batch: Batch, distribution: Distribution, action: Tensor) -> Tensor | None:
-        """Weight of every step [batch]: rho off-policy, 0 on an environment's own reset steps; None if all are 1."""
-        if self.config.variant == "off-policy":
-            return importance(distribution.log_prob(action), batch["log_prob"], self.config.max_importance)
-        if "valid" in batch and not bool(batch["valid"].all()):
-            valid = batch["valid"].flatten().float()
-            return valid * (len(valid) / valid.sum())  # means are over the valid steps
-        return None
 
     def _on_device(self, batch: Batch) -> Batch:
         out = batch.to(self.device)
@@ -325,3 +319,14 @@ class ActorCritic(Agent):
                 columns = zip(action.unbind(-1), space.nvec.flatten().tolist(), strict=True)
                 return torch.cat([F.one_hot(column, n) for column, n in columns], -1).float()
         return action.float()
+
+
+def _kept(batch: Batch) -> tuple[Tensor | slice, Tensor | None]:
+    """Which steps count, [batch], and weights that turn a mean over all into one over those; None where all count.
+
+    An environment's own reset steps do not.
+    """
+    if "valid" not in batch or bool(batch["valid"].all()):
+        return slice(None), None
+    valid = batch["valid"].flatten() > 0
+    return valid, valid * (len(valid) / valid.sum())

@@ -74,8 +74,11 @@ class Config:
             "critic_lr",
             "temperature",
         ):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"ddpg: {name} must be positive; got {getattr(self, name)}")
+        for name in ("gamma", "tau"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"ddpg: {name} must lie between 0 and 1; got {getattr(self, name)}")
         if self.batch_size > self.buffer_size:
             raise ValueError(f"ddpg: batch_size {self.batch_size} is larger than buffer_size {self.buffer_size}")
         if self.noise not in ("gaussian", "ou"):

@@ -392,7 +392,8 @@ class Agent:
 
     def _configure(self, config: Any, fields: Mapping[str, Any]) -> Any:
         if config is not None and not isinstance(config, self.Config):
-            raise ValueError(f"config must be a {self.Config.__qualname__}; got a {type(config).__name__}")
+            wanted, given = (f"{cls.__module__}.{cls.__qualname__}" for cls in (self.Config, type(config)))
+            raise ValueError(f"{self.name} takes a config of type {wanted}; got {given}")
         known = [field.name for field in dataclasses.fields(self.Config)]
         for name in fields:
             if name not in known:

@@ -106,7 +106,9 @@ class RewardScaler:
         """Take in a rollout: rewards [T, N] and ended [T, N] (terminated or truncated, 0 or 1)."""
         reward, keep = rewards.cpu().numpy().astype(np.float64), 1.0 - ended.cpu().numpy()
         returns = np.empty_like(reward)
-        running = np.zeros(reward.shape[1]) if self.running is None else self.running
+        running = self.running
+        if running is None or len(running) != reward.shape[1]:  # another number of environments starts afresh
+            running = np.zeros(reward.shape[1])
         for t in range(len(reward)):
             running = running * self.gamma + reward[t]
             returns[t] = running

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -31,11 +32,13 @@ class Encoder(nn.Module):
         self.single = self.names == [""]
         self.leaves = nn.ModuleDict({_key(name): _leaf_encoder(leaf) for name, leaf in named.items()})
         self.out_dim = sum(cast(int, module.out_dim) for module in self.leaves.values())
-        # One vector and nothing else is by far the most frequent case, and rollouts are bound by call overhead.
-        self.identity = isinstance(space, spaces.Box) and not is_image(space) and len(space.shape) == 1
+        # One float vector and nothing else is by far the most frequent case, and rollouts are bound by call overhead.
+        self.identity = (
+            isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating)
+        )
 
     def forward(self, obs: Any) -> Tensor:
-        if self.identity and obs.dtype == torch.float32:
+        if self.identity:
             return obs
         named: Mapping[str, Tensor] = {"": obs} if self.single else obs
         parts = [self.leaves[_key(name)](named[name]) for name in self.names]

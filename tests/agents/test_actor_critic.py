@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import agents
-from agents.actor_critic import importance, off_policy_loss, policy_loss, sarsa_targets
+from agents.actor_critic import importance, policy_gradient, policy_loss, sarsa_targets
+from agents.core.buffer import Batch
 from agents.core.returns import gae, n_step
 from agents.policies import StochasticPolicy
 from tests.agents.toys import Counting, Fixed, vector
@@ -73,21 +74,28 @@ def test_importance_weights_turn_another_policy_s_data_into_the_policy_gradient(
     adv = (Q - V[:, None])[STATES, ACTIONS]
     log_prob = mdp.policy(STATES).log_prob(ACTIONS)
     behaviour = beta.log()[STATES, ACTIONS]
-    found = -mdp.gradient(off_policy_loss(log_prob, behaviour, weight * adv, max_importance=1e9))
+    found = -mdp.gradient(policy_loss(log_prob, weight * adv * importance(log_prob, behaviour, 1e9)))
     torch.testing.assert_close(found, mdp.gradient(mdp.objective()))
     log_prob = mdp.policy(STATES).log_prob(ACTIONS)
-    clipped = -mdp.gradient(off_policy_loss(log_prob, behaviour, weight * adv, max_importance=1.0))
+    clipped = -mdp.gradient(policy_loss(log_prob, weight * adv * importance(log_prob, behaviour, 1.0)))
     assert float((clipped - found).norm()) > 1e-2
 
 
 def test_no_gradient_goes_through_advantages_or_weights():
-    log_prob = torch.randn(5, requires_grad=True)
-    adv = torch.randn(5, requires_grad=True)
-    off_policy_loss(log_prob, torch.randn(5), adv, 2.0).backward()
-    assert adv.grad is None
+    log_prob, adv = torch.randn(5, requires_grad=True), torch.randn(5, requires_grad=True)
     rho = importance(log_prob, torch.zeros(5), 2.0)
     assert not rho.requires_grad
-    torch.testing.assert_close(torch.autograd.grad(policy_loss(log_prob, adv), log_prob)[0], -adv.detach() / 5)
+    policy_loss(log_prob, adv * rho).backward()
+    assert adv.grad is None
+    torch.testing.assert_close(log_prob.grad, -(adv * rho).detach() / 5)
+
+
+def test_the_gradient_by_hand_is_that_of_the_loss():
+    mdp, adv = Exact(), torch.randn(4, dtype=torch.float64)
+    distribution = mdp.policy(STATES)
+    (expected,) = torch.autograd.grad(policy_loss(distribution.log_prob(ACTIONS), adv), distribution.parameters)
+    (found,) = policy_gradient(distribution.detach().score(ACTIONS), adv)
+    torch.testing.assert_close(found, expected)
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_size=6), st.floats(0.1, 10))
@@ -112,7 +120,7 @@ def collected(monkeypatch, mode=AutoresetMode.DISABLED, **config):
     )
     seen = {}
 
-    def record(obs, batch, adv, values, targets, **kwargs):
+    def record(obs, batch, adv, values, targets, critic_backward):
         seen.update(obs=obs, batch=batch, adv=adv, values=values, targets=targets)
         return {}
 
@@ -146,17 +154,6 @@ def test_a2c_advantages(monkeypatch, advantage):
     torch.testing.assert_close(seen["adv"], expected.flatten(), **CLOSE)
     torch.testing.assert_close(seen["targets"], (expected + values).flatten(), **CLOSE)
     torch.testing.assert_close(seen["values"].detach(), values.flatten(), **CLOSE)
-
-
-@pytest.mark.parametrize("variant", ["a2c", "qac"])
-def test_reset_steps_of_the_environment_teach_nothing(monkeypatch, variant):
-    _, rollout, seen = collected(monkeypatch, AutoresetMode.NEXT_STEP, variant=variant)
-    valid = rollout["valid"].flatten() > 0
-    assert not bool(valid.all())
-    for name in ("adv", "values", "targets"):
-        assert len(seen[name]) == int(valid.sum())
-    assert torch.equal(seen["obs"], rollout.obs.flatten(0, 1)[valid])
-    assert torch.equal(seen["batch"]["action"], rollout["action"].flatten()[valid])
 
 
 def test_qac_targets_take_the_next_action_really_taken(monkeypatch):
@@ -196,35 +193,71 @@ def test_off_policy_learns_from_replayed_steps(monkeypatch):
 
 
 def step_data(agent, n=12):
+    """Observations, a batch as stored, advantages, targets."""
     obs = torch.randn(n, 4)
     with torch.no_grad():
         action, log_prob = agent.policy(obs).sample_with_log_prob(agent.generator)
-    return obs, {"action": action, "log_prob": log_prob - 0.3}, torch.randn(n), torch.randn(n)
+    batch = {"action": action, "log_prob": log_prob - 0.3, "reward": torch.zeros(n)}
+    return obs, Batch(batch), torch.randn(n), torch.randn(n)
 
 
-@pytest.mark.parametrize("off_policy", [False, True])
-def test_the_step_descends_the_whole_loss(off_policy):
-    agent = agents.ActorCritic(
-        vector(Counting, 2), hidden=(4,), entropy_coef=0.1, value_coef=0.7, max_grad_norm=1e9, max_importance=1.2
-    )
+def descend(agent, obs, batch, adv, targets):
+    values, backward = agent.critic.with_backward(obs)
+    agent._descend(obs, batch, adv, values, targets, backward)
+
+
+def parameters(agent):
+    return [*agent.policy.parameters(), *agent.critic.parameters()]
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("kind", ["on-policy", "off-policy", "reset steps"])
+@pytest.mark.parametrize("action", [None, spaces.Box(-1, 1, (2,)), spaces.MultiBinary(2)], ids=str)
+def test_the_step_descends_the_whole_loss(kind, action, normalize):
+    env = vector(Counting if action is None else lambda: Fixed(spaces.Box(-9, 9, (4,)), action), 2)
+    config = {"entropy_coef": 0.1, "value_coef": 0.7, "max_grad_norm": 1e9, "max_importance": 1.2}
+    variant = "off-policy" if kind == "off-policy" else "a2c"
+    agent = agents.ActorCritic(env, variant=variant, hidden=(4,), normalize_advantage=normalize, **config)
     obs, batch, adv, targets = step_data(agent)
-    distribution, values = agent.policy(obs), agent.critic(obs)
-    log_prob = distribution.log_prob(batch["action"])
-    rho = (log_prob - batch["log_prob"]).exp().clamp(max=1.2).detach() if off_policy else torch.ones(12)
-    loss = -(rho * adv * log_prob).mean() + 0.7 * (rho * (values - targets) ** 2).mean()
+    kept = torch.ones(12, dtype=torch.bool)
+    if kind == "reset steps":
+        kept[[2, 3, 11]] = False
+        batch["valid"] = kept.to(torch.uint8)
+    distribution, values = agent.policy(obs[kept]), agent.critic(obs[kept])
+    log_prob = distribution.log_prob(batch["action"][kept])
+    rho = importance(log_prob, batch["log_prob"][kept], 1.2) if kind == "off-policy" else 1.0
+    weighed = (adv[kept] - adv[kept].mean()) / (adv[kept].std() + 1e-8) if normalize else adv[kept]
+    loss = policy_loss(log_prob, rho * weighed) + 0.7 * (rho * (values - targets[kept]) ** 2).mean()
     loss = loss - 0.1 * distribution.entropy().mean()
-    params = [*agent.policy.parameters(), *agent.critic.parameters()]
-    expected = torch.autograd.grad(loss, params)
-    agent._descend(obs, batch, adv, agent.critic(obs), targets, off_policy=off_policy)
-    for p, g in zip(params, expected, strict=True):
+    expected = torch.autograd.grad(loss, parameters(agent))
+    descend(agent, obs, batch, adv, targets)
+    for p, g in zip(parameters(agent), expected, strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
 
 
 def test_long_gradients_are_scaled_down():
     agent = agents.ActorCritic(vector(Counting, 2), hidden=(4,), max_grad_norm=0.01)
     obs, batch, adv, targets = step_data(agent)
-    agent._descend(obs, batch, 100 * adv, agent.critic(obs), targets)
+    descend(agent, obs, batch, 100 * adv, targets)
     assert float(agent.flat.grad.norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["a2c", "qac"])
+def test_reset_steps_of_the_environment_teach_nothing(variant):
+    """What lies in the rows of an environment's own resets does not matter."""
+    config = {"variant": variant, "hidden": (4,), "n_steps": 20, "normalize_advantage": True}
+    found = []
+    for garbage in (0.0, 50.0):
+        agent = agents.ActorCritic(vector(Counting, 3, AutoresetMode.NEXT_STEP), seed=0, **config)
+        agent.prepare()
+        agent.collector.collect(20)
+        invalid = agent.buffer.data["valid"] == 0
+        assert 3 < int(invalid.sum()) < 30
+        for name in ("obs", "reward"):
+            agent.buffer.data[name][invalid] += garbage
+        agent.update()
+        found.append(agent.flat.vector.detach().clone())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
@@ -254,6 +287,9 @@ def test_parameters_and_gradients_lie_in_one_vector():
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"variant": "a3c"}, "variant is one of"),
         ({"advantage": "vtrace"}, "advantage is one of"),
+        ({"optimizer": "sgd"}, "optimizer is one of"),
+        ({"gamma": 1.01}, "gamma must lie between 0 and 1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
         ({"variant": "off-policy", "batch_size": 100, "buffer_size": 50}, "larger than buffer_size"),
     ],
 )

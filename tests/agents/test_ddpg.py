@@ -232,6 +232,8 @@ def test_observations_are_normalised_on_request():
         ({"batch_size": 100, "buffer_size": 50}, "larger than buffer_size"),
         ({"noise": "pink"}, "'gaussian' or 'ou'"),
         ({"tau": 0.0}, "tau must be positive"),
+        ({"tau": 1.5}, "tau must lie between 0 and 1"),
+        ({"gamma": -0.1}, "gamma must lie between 0 and 1"),
         ({"temperature": -1.0}, "temperature must be positive"),
     ],
 )

@@ -11,6 +11,7 @@ from gymnasium.vector.utils import batch_space
 from agents.core.spaces import observation_tensors
 from agents.encoders import MLP, make_encoder
 from agents.encoders.cnn import CNN, is_image
+from agents.encoders.mlp import output_and_backward
 
 CPU = torch.device("cpu")
 
@@ -119,13 +120,42 @@ def test_first_weights():
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("hidden", [(), (5,), (8, 3, 4)])
 def test_the_hand_written_backward_pass_is_autograd_s(activation, hidden):
-    net = MLP(4, hidden, 1, activation)
-    assert net.has_fast_backward
-    x, target = torch.randn(9, 4), torch.randn(9, 1)
-    loss = (net(x) - target).square().mean()
-    expected = torch.autograd.grad(loss, list(net.parameters()))
+    net = MLP(4, hidden, 2, activation)
+    assert net.has_backward
+    x, grad = torch.randn(9, 4), torch.randn(9, 2)
+    expected = torch.autograd.grad(net(x), list(net.parameters()), grad)
     for p in net.parameters():
         p.grad = torch.full_like(p, 123.0)  # is overwritten
-    torch.testing.assert_close(net.squared_error_backward(x, target), loss.detach())
+    out, inputs = net.trace(x)
+    torch.testing.assert_close(out, net(x).detach())
+    net.backward(inputs, grad)
     for p, g in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu"])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, (3,)),
+        spaces.Box(0, 255, (3,), np.uint8),
+        spaces.Discrete(4),
+        spaces.Dict({"image": spaces.Box(0, 255, (8, 8, 3), np.uint8), "speed": spaces.Box(-1, 1, (2,))}),
+    ],
+    ids=str,
+)
+def test_every_observation_s_backward_pass_is_autograd_s(space, activation):
+    encoder = make_encoder(space)
+    net = MLP(encoder.out_dim, (5,), 2, activation)
+    obs = observation_tensors(space, batch_space(space, 6).sample(), CPU)
+    params = [*encoder.parameters(), *net.parameters()]
+    grad = torch.randn(6, 2)
+    expected = torch.autograd.grad(net(encoder(obs)), params, grad)
+    for p in params:
+        p.grad = torch.full_like(p, 123.0)
+    out, backward = output_and_backward(encoder, net, obs)
+    assert not out.requires_grad
+    torch.testing.assert_close(out, net(encoder(obs)).detach())
+    backward(grad)
+    for p, g in zip(params, expected, strict=True):
         torch.testing.assert_close(p.grad, g)

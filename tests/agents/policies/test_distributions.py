@@ -115,18 +115,42 @@ def test_the_mode_is_the_likeliest(make):
         assert bool((distribution.log_prob(distribution.sample(generator)) <= best).all())
 
 
-@pytest.mark.parametrize("make", [gaussian, categorical, bernoulli])
+def several(shift=0.0):
+    return MultiCategorical(torch.randn(6, sum(SIZES)) + shift, SIZES), None
+
+
+def rebuilt(distribution, parameters):
+    """The same kind of distribution with other parameters."""
+    if isinstance(distribution, MultiCategorical):
+        return MultiCategorical(*parameters, distribution.sizes, distribution.single)
+    return type(distribution)(*parameters)
+
+
+@pytest.mark.parametrize("make", [gaussian, categorical, several, bernoulli])
 def test_fisher_is_the_second_derivative_of_kl_in_the_parameters(make):
-    distribution, _ = make()
-    rows = [p.detach().clone() for p in distribution.parameters]
-
-    def rebuilt(*parameters):
-        if isinstance(distribution, Gaussian):
-            return Gaussian(*parameters)
-        return type(distribution)(*parameters, **({"sizes": (4,)} if make is categorical else {}))
-
+    old, _ = make()
+    rows = tuple(p.clone() for p in old.parameters)
     tangents = tuple(torch.randn_like(p) for p in rows)
-    old = rebuilt(*rows)
-    _, hvp = torch.autograd.functional.hvp(lambda *p: old.kl(rebuilt(*p)).sum(), tuple(rows), tangents)
+    _, hvp = torch.autograd.functional.hvp(lambda *p: old.kl(rebuilt(old, p)).sum(), rows, tangents)
     for ours, theirs in zip(old.fisher(tangents), hvp, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [gaussian, categorical, several, bernoulli])
+def test_scores_and_entropy_gradients_are_autograd_s(make):
+    distribution, _ = make()
+    action = distribution.sample(torch.Generator().manual_seed(1))
+    rows = tuple(p.clone().requires_grad_() for p in distribution.parameters)
+    leaf = rebuilt(distribution, rows)
+    for found, value in ((distribution.score(action), leaf.log_prob(action)),
+                         (distribution.entropy_gradient(), leaf.entropy())):  # fmt: skip
+        expected = torch.autograd.grad(value.sum(), rows, allow_unused=True, materialize_grads=True)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours.expand_as(theirs), theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_a_detached_gaussian_keeps_its_deviation():
+    log_std = torch.nn.Parameter(torch.zeros(2))
+    old = Gaussian(torch.zeros(3, 2), log_std).detach()
+    log_std.data.add_(1.0)
+    assert old.log_std.tolist() == [0.0, 0.0]

@@ -54,3 +54,20 @@ def test_the_first_policy_is_nearly_indifferent():
 def test_other_actions_are_refused(space):
     with pytest.raises(ValueError, match="Box, Discrete, MultiDiscrete and MultiBinary"):
         StochasticPolicy(OBS, space)
+
+
+@pytest.mark.parametrize("space", [found[0] for found in SPACES.values()], ids=str)
+def test_gradients_through_a_policy_are_autograd_s(space):
+    policy, obs = StochasticPolicy(OBS, space, hidden=(5,), output_gain=1.0), torch.randn(6, 3)
+    outputs = policy(obs).parameters
+    grads = tuple(torch.randn_like(out) for out in outputs)
+    expected = torch.autograd.grad(outputs, list(policy.parameters()), grads)
+    for p in policy.parameters():
+        p.grad = torch.full_like(p, 123.0)
+    distribution, backward = policy.with_backward(obs)
+    for ours, theirs in zip(distribution.parameters, outputs, strict=True):
+        assert not ours.requires_grad
+        torch.testing.assert_close(ours, theirs.detach())
+    backward(grads)
+    for p, g in zip(policy.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)
