@@ -201,7 +201,7 @@ class Progress(BaseCallback):
         )
 
     def _on_step(self) -> bool:
-        self.bar.update(self.model.num_timesteps - self.bar.n)
+        self.bar.update(min(self.model.num_timesteps, self.total) - self.bar.n)
         return True
 
     def _on_rollout_end(self) -> None:

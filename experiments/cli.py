@@ -76,13 +76,15 @@ def _sentence(box: str) -> str:
     lines = [_BOX.sub("", line).strip() for line in box.splitlines()[1:]]
     paragraphs = [[]]  # type: list[list[str]]
     for line in lines:
-        if line and not line.strip("─"):
+        if line and not line.strip("─-"):
             paragraphs.append([])
         elif line:
             paragraphs[-1].append(line)
-    sentence = " ".join(paragraphs[0])
+    paragraphs = [paragraph for paragraph in paragraphs if paragraph] or [["the command line cannot be read"]]
+    # What a dataclass itself refuses is a sentence of its own; tyro puts the field's name before it.
+    sentence = re.sub(r"^Error parsing [A-Za-z]\w*: ", "", " ".join(paragraphs[0]))
     for paragraph in paragraphs[1:]:
         options = [line.split()[0] for line in paragraph if line.startswith("--")]
-        if paragraph and paragraph[0].startswith("Perhaps you meant") and options:
+        if paragraph[0].startswith("Perhaps you meant") and options:
             sentence += f". Did you mean {options[0]}?"
     return sentence

@@ -18,7 +18,10 @@ def find_env(env_id: str) -> Any:
     """Gymnasium's spec of `env_id`; raises ValueError naming the nearest ids."""
     import envs
 
-    return envs._find_spec(env_id)
+    try:
+        return envs._find_spec(env_id)
+    except ImportError as problem:
+        raise ValueError(f"{env_id} cannot be loaded here: {problem}") from problem
 
 
 def env_options(env_id: str) -> type:

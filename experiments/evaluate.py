@@ -13,6 +13,7 @@ import tyro
 
 from experiments import cli
 from experiments.rundir import RunDir, open_run
+from experiments.settings import check_device
 from experiments.video import check_imageio, record_episode
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def command(argv: list[str]) -> int:
         check_imageio()
     import torch
 
+    check_device(options.device)
     torch.set_num_threads(1)
     subject = load(options)
     stats = measure(subject, options.episodes, options.seed, deterministic=not options.stochastic)

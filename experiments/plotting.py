@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from experiments.results import curve
 from experiments.rundir import RunDir
@@ -34,6 +35,7 @@ def plot_curve(run: RunDir, title: str) -> None:
         marker = "o" if len(rows) == 1 else None
         axes.plot(at, means, color="C0", marker=marker, label="evaluation, mean and range of episodes")
     axes.set_xlabel("environment steps")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_ylabel("return")
     axes.set_title(title)
     axes.grid(alpha=0.3)
@@ -56,13 +58,14 @@ def plot_groups(groups: Sequence[Group], metric: str, path: Path) -> None:
                 _draw_group(axes, group, metric, color=f"C{algos.index(group.algo)}")
         axes.set_title(env_id)
         axes.set_xlabel("environment steps")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_ylabel(metric)
         axes.grid(alpha=0.3)
         axes.legend(loc="best", fontsize="small")
     for axes in panels[len(env_ids) :]:
         axes.set_visible(False)
     if any(len(group.runs) > 1 for group in groups):
-        figure.supxlabel("lines: mean over seeds; bands: its 95% t-interval", fontsize="small")
+        figure.supxlabel("thick: mean over seeds; band: its 95% t-interval; thin: single seeds", fontsize="small")
     _save(figure, path)
 
 
@@ -83,6 +86,9 @@ def _draw_group(axes: Any, group: Group, metric: str, color: str) -> None:
     curves = [one for run in group.runs if len((one := curve(run, metric))[0])]
     if not curves:
         return
+    if len(curves) > 1:
+        for steps, values in curves:
+            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
     points, mean, half = over_seeds(curves)
     seeds = f"{len(curves)} seed" + ("s" if len(curves) > 1 else "")
     axes.plot(points, mean, color=color, label=f"{group.algo} ({seeds})", marker="o" if len(points) == 1 else None)

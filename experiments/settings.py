@@ -21,7 +21,7 @@ from experiments.environments import env_options
 from experiments.rundir import RunDir, file_name
 from experiments.signature import load_yaml_value
 
-ALGORITHMS = ("actor-critic", "ddpg", "trpo")
+ALGORITHMS = ("actor-critic", "ddpg", "kimi", "trpo")
 SB3_ALGORITHMS = ("sb3/a2c", "sb3/ddpg", "sb3/ppo", "sb3/sac", "sb3/td3", "sb3/trpo")
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -35,7 +35,7 @@ class RunOptions:
     """The settings of a run that do not depend on the algorithm."""
 
     algo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGO")]
-    """The algorithm: actor-critic, ddpg, trpo, or Stable-Baselines3's as sb3/a2c, sb3/ppo, sb3/trpo, ..."""
+    """The algorithm: actor-critic, ddpg, kimi, trpo, or Stable-Baselines3's as sb3/a2c, sb3/ppo, sb3/trpo, ..."""
     env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="env", metavar="ENV")]
     """The environment: any Gymnasium id, as HalfCheetah-v4."""
     total_timesteps: int = 1_000_000
@@ -52,12 +52,12 @@ class RunOptions:
     """Where the networks are: auto, cpu, cuda."""
     torch_threads: int = 1
     """Threads of torch on the CPU; more than one slows small networks down."""
-    eval_freq: int | None = None
-    """Environment steps between evaluations; 0: none. Unset: a fiftieth of --total-timesteps."""
+    eval_freq: int = 20_000
+    """Environment steps between evaluations; 0: none. Unless given, a fiftieth of all, but at least 1000."""
     eval_episodes: int = 10
     """Episodes of one evaluation, with the deterministic policy, on environments of their own."""
-    checkpoint_freq: int | None = None
-    """Environment steps between checkpoints; 0: only at the end. Unset: a twentieth of --total-timesteps."""
+    checkpoint_freq: int = 50_000
+    """Environment steps between checkpoints; 0: only at the end. Unless given, a twentieth, but at least 1000."""
     keep_last: int = 3
     """Periodic checkpoints (step-<N>) to keep, beside latest and best; 0: all."""
     progress: bool = True
@@ -70,22 +70,14 @@ class RunOptions:
     agent: Any = None
     env: Any = None
 
-    def resolved(self) -> RunOptions:
-        """The same with the intervals filled in; raises ValueError for impossible values."""
+    def check(self) -> None:
+        """Raise ValueError for impossible values."""
         for name in ("total_timesteps", "num_envs", "eval_episodes", "torch_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{option(name)} must be at least 1, got {getattr(self, name)}")
         for name in ("seed", "eval_freq", "checkpoint_freq", "keep_last"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{option(name)} must not be negative, got {value}")
-        fill = dataclasses.replace
-        options = self
-        if options.eval_freq is None:
-            options = fill(options, eval_freq=max(1, self.total_timesteps // 50))
-        if options.checkpoint_freq is None:
-            options = fill(options, checkpoint_freq=max(1, self.total_timesteps // 20))
-        return options
+            if getattr(self, name) < 0:
+                raise ValueError(f"{option(name)} must not be negative, got {getattr(self, name)}")
 
     def config(self) -> dict[str, Any]:
         """All settings as plain values, for config.yaml."""
@@ -132,6 +124,7 @@ def parse_run(argv: list[str]) -> RunOptions:
     agent_type = config_type(algo)
     if saved is None:
         default = _tuned_options(algo, env_id, agent_type, env_type)
+        default = _with_intervals(default, _value_of("--total-timesteps", argv))
     else:
         default = from_config(saved, agent_type, env_type)
     description = f"Train {algo} on {env_id}. The defaults shown are those that apply to this pair."
@@ -144,7 +137,8 @@ def parse_run(argv: list[str]) -> RunOptions:
     )
     if saved is not None:
         _refuse_contradictions(default, options, resume)
-    return options.resolved()
+    options.check()
+    return options
 
 
 def from_config(saved: Mapping[str, Any], agent_type: type, env_type: type) -> RunOptions:
@@ -216,6 +210,19 @@ def check_algorithm(algo: str) -> None:
         raise ValueError(f"there is no algorithm {algo!r}.{hint(algo, known) or ' Known: ' + ', '.join(known)}")
 
 
+def check_device(device: str) -> None:
+    """Raise ValueError where torch cannot put a network on `device`."""
+    import torch
+
+    if device == "auto":
+        return
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+        reason = str(problem).split(". ")[0].splitlines()[0]
+        raise ValueError(f"--device {device} cannot be used here: {reason}") from problem
+
+
 def hint(name: str, known: Iterable[str]) -> str:
     """' Did you mean x?' or ''."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=2, cutoff=0.5)
@@ -251,6 +258,12 @@ def _tuned_options(algo: str, env_id: str, agent_type: type, env_type: type) -> 
     return _typed(agent_type, env_type)(algo=algo, env_id=env_id, agent=agent, env=env_type(), **values)
 
 
+def _with_intervals(default: RunOptions, total: str | None) -> RunOptions:
+    """`default` with the intervals that follow from the number of steps given, if one is, or the tuned one."""
+    steps = int(total) if total is not None and total.isdigit() else default.total_timesteps
+    return dataclasses.replace(default, eval_freq=max(1000, steps // 50), checkpoint_freq=max(1000, steps // 20))
+
+
 def _typed(agent_type: type, env_type: type) -> type[RunOptions]:
     """RunOptions with the types of `agent` and `env` known, which is what tyro goes by."""
     fields: list[Any] = [("agent", agent_type), ("env", env_type)]
@@ -278,10 +291,9 @@ def _refuse_contradictions(saved: RunOptions, given: RunOptions, resume: str | N
 def _value_of(name: str, argv: list[str]) -> str | None:
     """The value that follows an option on the command line."""
     for index, word in enumerate(argv):
-        if word.startswith(name + "="):
-            return word.partition("=")[2]
-        if word == name and index + 1 < len(argv):
-            return argv[index + 1]
+        spelling, equals, value = word.partition("=")
+        if spelling.replace("_", "-") == name:
+            return value if equals else next(iter(argv[index + 1 :]), None)
     return None
 
 

@@ -54,11 +54,11 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         run,
         learner.evaluate,
         lambda: learner.save(run.checkpoints / "best", False),
-        every=options.eval_freq or 0,
+        every=options.eval_freq,
         total=options.total_timesteps,
         say=talk,
     )
-    checkpoints = Checkpoints(run, learner.save, every=options.checkpoint_freq or 0, keep_last=options.keep_last)
+    checkpoints = Checkpoints(run, learner.save, every=options.checkpoint_freq, keep_last=options.keep_last)
     stop = Stop(between_iterations=learner.resumable)
     callbacks: list[BaseCallback] = [evaluation, checkpoints, stop]
     bar = None

@@ -1,0 +1,146 @@
+"""A run that was killed, stopped or cut short ends as one that never was, byte for byte."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import run
+
+RUNS = {
+    "trpo": [
+        *("trpo", "Pendulum-v1", "--total-timesteps", "3000", "--num-envs", "4"),
+        *("--agent.n-steps", "64", "--agent.critic-epochs", "2"),
+    ],
+    "ddpg": [
+        *("ddpg", "HalfCheetah-v4", "--total-timesteps", "2500", "--num-envs", "2", "--agent.hidden", "16"),
+        *("--agent.learning-starts", "200", "--agent.batch-size", "32", "--agent.buffer-size", "1000"),
+        *("--agent.train-freq", "2", "--agent.noise", "ou"),
+    ],
+    "actor-critic": [
+        "actor-critic",
+        "HalfCheetah-v4",
+        "--total-timesteps",
+        "6000",
+        "--num-envs",
+        "4",
+        "--agent.anneal",
+    ],
+}
+
+
+def command_line(argv: list[str]) -> list[str]:
+    return [sys.executable, "-m", "experiments.run", *argv]
+
+
+def timeless(path: Path) -> list[dict[str, str]]:
+    """progress.csv without the columns that a clock fills."""
+    with path.open() as file:
+        return [
+            {key: value for key, value in row.items() if key not in ("time/fps", "time/time_elapsed")}
+            for row in csv.DictReader(file)
+        ]
+
+
+def assert_same(one: Path, other: Path, best: bool = True) -> None:
+    for name in ["checkpoints/latest.safetensors", "evaluations.csv", *(["checkpoints/best.safetensors"] * best)]:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    rows = timeless(one / "progress.csv")
+    assert rows == timeless(other / "progress.csv")
+    assert len(rows) > 3
+    steps = {path.name for path in (one / "checkpoints").iterdir()}
+    assert steps == {path.name for path in (other / "checkpoints").iterdir()}
+
+
+@pytest.mark.parametrize("algo", RUNS)
+def test_killed_at_any_moment_and_resumed(algo: str, small: list[str], tmp_path: Path) -> None:
+    argv = [*RUNS[algo], "--seed", "3", *small]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    # Each evaluation prints a line: the kill comes while the iterations after the third one are under way.
+    with subprocess.Popen(
+        command_line([*argv, "--out", str(killed)]), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        seen = 0
+        for line in process.stdout:
+            seen += "evaluation" in line
+            if seen == 3:
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert run.command([*argv, "--out", str(whole)]) == 0
+    assert run.command(["--resume", str(killed), "--no-progress"]) == 0
+    assert_same(whole, killed)
+
+
+def test_killed_before_the_first_checkpoint_starts_over(trpo_run: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    (begun / "checkpoints").mkdir(parents=True)
+    shutil.copy(trpo_run / "config.yaml", begun)
+    rows = (trpo_run / "progress.csv").read_text().splitlines(keepends=True)
+    (begun / "progress.csv").write_text("".join(rows[:2]) + rows[2][:5])
+    assert run.command(["--resume", str(begun), "--no-progress"]) == 0
+    assert_same(trpo_run, begun)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_as_if_nothing_had_been(
+    number: int, status: int, trpo_argv: list[str], trpo_run: Path, tmp_path: Path
+) -> None:
+    stopped = tmp_path / "stopped"
+    argv = [*trpo_argv, "--total-timesteps", "2048", "--out", str(stopped)]
+    with subprocess.Popen(command_line(argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "evaluation" in line:
+                process.send_signal(number)
+                break
+        _, errors = process.communicate()
+    assert process.returncode == status
+    assert f"Go on with: python -m experiments.run --resume {stopped}" in errors
+    assert "Traceback" not in errors
+    last = int(timeless(stopped / "progress.csv")[-1]["time/total_timesteps"])
+    assert last < 2048
+    assert (stopped / "curve.png").exists()
+    assert run.command(["--resume", str(stopped), "--no-progress"]) == 0
+    assert_same(trpo_run, stopped)
+
+
+def test_a_complete_run_says_so_and_goes_further_only_when_asked(
+    trpo_argv: list[str], trpo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer, whole = tmp_path / "longer", tmp_path / "whole"
+    shutil.copytree(trpo_run, longer)
+    assert run.command(["--resume", str(longer)]) == 0
+    assert "is complete: it has 2,048 steps" in capsys.readouterr().out
+    assert_same(trpo_run, longer)
+    assert run.command(["--resume", str(longer), "--total-timesteps", "3072", "--no-progress"]) == 0
+    assert run.command([*trpo_argv, "--total-timesteps", "3072", "--out", str(whole)]) == 0
+    assert_same(whole, longer, best=False)  # the best one came early: it knows of fewer steps to make
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_is_cut(trpo_run: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(trpo_run, damaged)
+    latest = damaged / "checkpoints" / "latest.safetensors"
+    latest.write_bytes(latest.read_bytes()[:-100])
+    before = (damaged / "progress.csv").read_bytes()
+    with pytest.raises(ValueError, match=r"latest\.safetensors"):
+        run.command(["--resume", str(damaged), "--total-timesteps", "4096"])
+    assert (damaged / "progress.csv").read_bytes() == before
+
+
+def test_errors_leave_the_command_line_with_a_sentence_and_code_2(trpo_argv: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "taken"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    done = subprocess.run(command_line([*trpo_argv, "--out", str(out)]), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {out} is not empty; choose another --out\n"
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
