@@ -1,13 +1,14 @@
 """Returns and advantages against hand-computed numbers, brute force and Stable-Baselines3."""
 
 import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from agents.core.returns import discounted_sum, gae, n_step, td_errors
+from agents.core.returns import discounted_sum, gae, group_advantage, length_reward, n_step, td_errors
 
 
 def column(*values):
@@ -106,3 +107,54 @@ def test_gae_is_stable_baselines3s():
     peer.compute_returns_and_advantage(torch.from_numpy(next_values[-1]), done[-1])
     ours = gae(*map(torch.from_numpy, (rewards, values, next_values, terminated, truncated)), gamma, lam)
     np.testing.assert_allclose(ours, peer.advantages, atol=1e-5)
+
+
+def test_group_advantage_by_hand():
+    # Groups 7 (rewards 1, 0, 5: mean 2) and 3 (4, 6: mean 5), interleaved; nothing is divided by a deviation.
+    reward, group = torch.tensor([1.0, 4.0, 0.0, 6.0, 5.0]), torch.tensor([7, 3, 7, 3, 7])
+    assert group_advantage(reward, group).tolist() == [-1.0, -1.0, -2.0, 1.0, 3.0]
+    # tau log mean exp(r / tau) with tau = 2: 2 log((e^0.5 + 1 + e^2.5) / 3) and 2 log((e^2 + e^3) / 2)
+    log_z = [2 * np.log((np.exp(0.5) + 1 + np.exp(2.5)) / 3), 2 * np.log((np.exp(2) + np.exp(3)) / 2)]
+    expected = reward - torch.tensor(log_z)[[0, 1, 0, 1, 0]].float()
+    torch.testing.assert_close(group_advantage(reward, group, 2.0, "log-z"), expected)
+    with pytest.raises(ValueError, match="log-z"):
+        group_advantage(reward, group, baseline="median")
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=9), st.floats(-5, 5))
+def test_the_log_z_baseline_lies_between_mean_and_maximum(rewards, shift):
+    reward = torch.tensor(rewards, dtype=torch.float64)
+    group = torch.zeros(len(rewards), dtype=torch.int64)
+    mean, largest = reward - group_advantage(reward, group), reward.max()
+    for tau in (0.01, 1.0, 100.0):
+        adv = group_advantage(reward, group, tau, "log-z")
+        log_z = (reward - adv)[0]
+        assert mean[0] - 1e-6 <= log_z <= largest + 1e-6
+        torch.testing.assert_close(group_advantage(reward + shift, group, tau, "log-z"), adv)  # only differences count
+    assert (
+        float(largest - (reward - group_advantage(reward, group, 1e-3, "log-z"))[0])
+        <= 1e-3 * np.log(len(rewards)) + 1e-9
+    )
+    torch.testing.assert_close(reward - group_advantage(reward, group, 1e7, "log-z"), mean, atol=1e-3, rtol=0)
+
+
+def test_length_reward_by_hand():
+    length = torch.tensor([10, 20, 30, 15, 4, 4, 9])
+    correct = torch.tensor([True, True, False, False, True, False, True])
+    group = torch.tensor([1, 1, 1, 1, 0, 0, 5])
+    # Group 1: lambda = 0.5, 0, -0.5, 0.25, and the wrong 15 gets min(0, 0.25). Groups 0 and 5: equal lengths, so 0.
+    assert length_reward(length, correct, group).tolist() == [0.5, 0.0, -0.5, 0.0, 0.0, 0.0, 0.0]
+
+
+@given(st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_length_reward_keeps_its_bounds(n, seed):
+    rng = np.random.default_rng(seed)
+    length, correct, group = (torch.from_numpy(rng.integers(0, high, n)) for high in (50, 2, 3))
+    found = length_reward(length, correct > 0, group)
+    assert bool(((found >= -0.5) & (found <= 0.5)).all())
+    assert bool((found[correct == 0] <= 0).all())
+    for g in group.unique():
+        mine = group == g
+        if length[mine].unique().numel() > 1:
+            longest = mine & (length == length[mine].max())
+            assert found[longest].tolist() == [-0.5] * int(longest.sum())
