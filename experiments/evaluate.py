@@ -150,11 +150,11 @@ def summarise(stats: EpisodeStats) -> dict[str, float]:
 
 def as_text(subject: Subject, report: dict[str, float]) -> str:
     """The report in lines."""
+    interval = f"  [{report['iqm_low']:.2f}, {report['iqm_high']:.2f}] (95% bootstrap interval)"
     lines = [
         f"{subject.algo} on {subject.env_id}, {subject.checkpoint}, {report['episodes']} episodes",
         f"  mean return           {report['mean']:.2f} +- {report['std']:.2f} (standard deviation)",
-        f"  interquartile mean    {report['iqm']:.2f}  "
-        f"[{report['iqm_low']:.2f}, {report['iqm_high']:.2f}] (95% bootstrap interval)",
+        f"  interquartile mean    {report['iqm']:.2f}" + (interval if report["episodes"] > 1 else ""),
         f"  least, greatest       {report['min']:.2f}, {report['max']:.2f}",
         f"  episode length        {report['mean_ep_length']:.1f} steps, "
         f"from {report['min_ep_length']} to {report['max_ep_length']}",
