@@ -39,16 +39,17 @@ def test_the_saved_policy_repeats_the_evaluation_of_training(
     """Weights, normalisation, environment options and seeds must all come back for the numbers to be equal."""
     path: Path = request.getfixturevalue(fixture)
     rows = RunDir(path).read_evaluations()
-    found = report([str(path), "--episodes", "2", "--checkpoint", "latest"], capsys)
+    argv = [str(path), "--episodes", "2", "--seed", "0"]
+    found = report([*argv, "--checkpoint", "latest"], capsys)
     assert (found["mean"], found["min"]) == (rows[-1]["mean_reward"], rows[-1]["min_reward"])
     best = max(rows, key=lambda row: row["mean_reward"])
-    assert report([str(path), "--episodes", "2"], capsys)["mean"] == best["mean_reward"]
+    assert report(argv, capsys)["mean"] == best["mean_reward"]
 
 
 def test_seeds_share_no_episode_and_sampling_differs(trpo_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [
         report([str(trpo_run), "--episodes", "2", *more], capsys)["returns"]
-        for more in ([], ["--seed", "1"], ["--stochastic"])
+        for more in ([], ["--seed", "0"], ["--stochastic"])
     ]
     assert len({value for returns in runs for value in returns}) == 6  # type: ignore[attr-defined]
 
