@@ -178,9 +178,8 @@ class ActorCritic(Agent):
             return self.config.n_steps
         return max(self.config.n_steps, -(-self.config.buffer_size // self.num_envs))
 
-    @torch.inference_mode()
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
-        action, log_prob = self.policy(self.normalizer(obs)).sample_with_log_prob(self.generator)
+        action, log_prob = self.policy.act(self.normalizer(obs), self.generator)
         return {"action": action, "log_prob": log_prob}
 
     def choose(self, obs: Any, deterministic: bool) -> Tensor:

@@ -17,12 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from agents.core.agent import Agent
 from agents.core.buffer import Field
-from agents.core.flat import FlatParameters
 from agents.core.normalizer import ObservationNormalizer
 from agents.policies import DeterministicPolicy
 from agents.policies.noise import OrnsteinUhlenbeck
@@ -116,15 +115,13 @@ class DDPG(Agent):
             self.device
         )
         self.target_actor, self.target_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
-        self.flat_actor, self.flat_critic = FlatParameters(self.actor), FlatParameters(self.critic)
-        self.flat_targets = [
-            (FlatParameters(self.target_actor), self.flat_actor),
-            (FlatParameters(self.target_critic), self.flat_critic),
-        ]
-        for module in (self.target_actor, self.target_critic):
-            module.requires_grad_(False)
-        self.actor_optimizer = torch.optim.Adam([self.flat_actor.vector], lr=c.actor_lr, fused=True)
-        self.critic_optimizer = torch.optim.Adam([self.flat_critic.vector], lr=c.critic_lr, fused=True)
+        self.online: list[Tensor] = [*self.actor.parameters(), *self.critic.parameters()]
+        self.targets: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]
+        self.critic_params = list(self.critic.parameters())
+        for p in self.targets:
+            p.requires_grad = False
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=c.actor_lr, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=c.critic_lr, fused=True)
         self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
             self.device
         )
@@ -199,24 +196,20 @@ class DDPG(Agent):
             next_q = self.target_critic(next_obs, self.target_actor(next_obs))
             target = critic_target(reward, next_q, terminated, c.gamma)
         q_loss = critic_loss(self.critic(obs, action), target)
-        self.flat_critic.zero_grad()
+        self.critic_optimizer.zero_grad()
         q_loss.backward()
         self.critic_optimizer.step()
 
         # dQ/da is all that the actor's step needs of the critic: no gradient for its parameters.
-        _requires_grad(self.critic, False)
+        for p in self.critic_params:
+            p.requires_grad = False
         mu_loss = actor_loss(self.critic(obs, self.actor.relaxed(obs, c.temperature, self.generator)))
-        self.flat_actor.zero_grad()
+        self.actor_optimizer.zero_grad()
         mu_loss.backward()
-        _requires_grad(self.critic, True)
+        for p in self.critic_params:
+            p.requires_grad = True
         self.actor_optimizer.step()
 
         with torch.no_grad():
-            for slow, fast in self.flat_targets:
-                slow.vector.lerp_(fast.vector, c.tau)
+            torch._foreach_lerp_(self.targets, self.online, c.tau)
         return {"critic_loss": q_loss.detach(), "actor_loss": mu_loss.detach()}
-
-
-def _requires_grad(module: nn.Module, value: bool) -> None:
-    for p in module.parameters():
-        p.requires_grad = value

@@ -171,9 +171,8 @@ class TRPO(Agent):
     def rows_per_iteration(self) -> int:
         return self.config.n_steps
 
-    @torch.inference_mode()
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
-        action, log_prob = self.policy(self.normalizer(obs)).sample_with_log_prob(self.generator)
+        action, log_prob = self.policy.act(self.normalizer(obs), self.generator)
         return {"action": action, "log_prob": log_prob}
 
     def choose(self, obs: Any, deterministic: bool) -> Tensor:

@@ -42,6 +42,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> Path:
     metadata = {FORMAT: json.dumps({"version": VERSION, "state": tree})}
     handle, aside = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     os.close(handle)
+    os.chmod(aside, 0o666 & ~_umask())  # mkstemp makes private files
     try:
         save_file(tensors, aside, metadata)
         with open(aside, "rb") as written:
@@ -136,6 +137,12 @@ def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         case "tuple":
             return tuple(_join(child, tensors) for child in value["items"])
     return {key: _join(child, tensors) for key, child in value["items"]}
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync_directory(directory: Path) -> None:

@@ -15,7 +15,7 @@ from agents.core.tasks import EVALUATION_SEEDS
 class Predictor(Protocol):
     """Anything with Stable-Baselines3's `predict`."""
 
-    def predict(self, observation: Any, deterministic: bool = False) -> tuple[Any, Any]: ...
+    def predict(self, observation: Any, *, deterministic: bool = False) -> tuple[Any, Any]: ...
 
 
 @dataclass(frozen=True)

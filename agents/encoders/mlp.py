@@ -6,19 +6,27 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# In place where autograd allows it: they follow a linear layer, whose output nobody else needs.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "elu": F.elu,
+    "tanh": torch.tanh_,
+    "relu": torch.relu_,
+    "elu": F.elu_,
     "gelu": F.gelu,
 }  # (gradient at the output, output) -> gradient at the input, where the output tells the derivative.
 _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tanh": torch.ops.aten.tanh_backward,
     "relu": lambda grad, out: torch.ops.aten.threshold_backward(grad, out, 0.0),
+}
+
+
+NUMPY_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
 }
 
 
@@ -54,6 +62,7 @@ class MLP(nn.Module):
             for p in layers[-1].parameters():
                 nn.init.uniform_(p, -output_gain, output_gain)
         self.layers = nn.ModuleList(layers)
+        self._views: tuple[int, list[tuple[np.ndarray, np.ndarray]]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         activation = ACTIVATIONS[self.activation]
@@ -61,6 +70,25 @@ class MLP(nn.Module):
         for layer in hidden:
             x = activation(F.linear(x, layer.weight, layer.bias))  # type: ignore[arg-type]
         return F.linear(x, output.weight, output.bias)  # type: ignore[arg-type]
+
+    def numpy_forward(self, x: np.ndarray) -> np.ndarray:
+        """`forward` on NumPy arrays [batch, in_dim], on the CPU weights themselves.
+
+        For acting on a few rows: a NumPy call costs a third of a torch call. Equal to `forward` up to rounding.
+        """
+        *hidden, output = self._numpy_layers()
+        for weight, bias in hidden:
+            x = NUMPY_ACTIVATIONS[self.activation](x @ weight + bias)
+        return x @ output[0] + output[1]
+
+    def _numpy_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Views of the weights (transposed) and biases; made anew when the parameters have moved."""
+        layers = cast(list[nn.Linear], list(self.layers))
+        at = layers[0].weight.data_ptr()
+        if self._views is None or self._views[0] != at:
+            views = [(p.weight.detach().numpy().T, p.bias.detach().numpy()) for p in layers]
+            self._views = at, views
+        return self._views[1]
 
     @property
     def has_backward(self) -> bool:

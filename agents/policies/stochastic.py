@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.encoders import MLP, make_encoder, output_and_backward
+from agents.encoders.mlp import NUMPY_ACTIVATIONS
 from agents.policies.categorical import Bernoulli, MultiCategorical
 from agents.policies.gaussian import Gaussian
 
@@ -66,6 +67,15 @@ class StochasticPolicy(nn.Module):
             case spaces.MultiBinary():
                 return Bernoulli(out)
         return MultiCategorical(out, self.sizes, isinstance(self.action_space, spaces.Discrete))
+
+    @torch.inference_mode()
+    def act(self, obs: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Sampled actions and their log-probabilities [batch]."""
+        few = isinstance(obs, Tensor) and obs.device.type == "cpu" and len(obs) <= 64
+        if few and self.encoder.identity and self.net.activation in NUMPY_ACTIVATIONS:
+            out = torch.from_numpy(self.net.numpy_forward(obs.numpy()))
+            return self._distribution(out).sample_with_log_prob(generator)
+        return self(obs).sample_with_log_prob(generator)
 
     def to_env(self, action: Tensor) -> np.ndarray:
         """Stored actions [batch, ...] as the environment takes them."""
