@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -25,13 +25,17 @@ from gymnasium import spaces
 from torch import Tensor
 
 from agents.core.agent import Agent
-from agents.core.buffer import Batch, Episodes, Field
+from agents.core.buffer import Episodes, Field
 from agents.core.flat import FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RunningMoments
 from agents.core.returns import group_advantage, length_reward
 from agents.core.tasks import SAMPLING, TaskSampler
 from agents.policies import StochasticPolicy
-from agents.policies.stochastic import action_field_shape
+from agents.policies.stochastic import action_field_shape, actions_to_env
+
+if TYPE_CHECKING:
+    from agents.policies.language import LanguagePolicy
+    from agents.policies.text_actor import TextActor
 
 
 @dataclass
@@ -46,8 +50,8 @@ class Config:
     """Strength of the KL to the policy at the iteration's start, in units of (scaled) reward per nat."""
     baseline: Literal["mean", "log-z"] = "mean"
     """Estimate of tau log Z: the group's mean reward, or tau log mean exp(reward / tau)."""
-    learning_rate: float = 1e-3
-    """Step size (Adam)."""
+    learning_rate: float | None = None
+    """Step size (Adam); None: 1e-3, for a language model 1e-4."""
     epochs: int = 4
     """Passes over the episodes in one iteration; in a single step tau has no effect."""
     minibatch_size: int = 16
@@ -69,7 +73,7 @@ class Config:
     length_reward_warmup: int = 0
     """Iterations before the length reward is switched on."""
     scale_returns: bool = True
-    """Divide returns by their running standard deviation, so that tau means the same on every task. Off for text."""
+    """Divide returns by their running standard deviation, so that tau means the same on every task. Never for text."""
     partial_rollouts: bool = True
     """Let unfinished episodes go on in the next iteration with the newer policy; otherwise they are dropped."""
     step_budget: int = 0
@@ -88,6 +92,22 @@ class Config:
     """Activation: tanh, relu, elu or gelu."""
     log_std_init: float = 0.0
     """Logarithm of the first standard deviation (Box actions)."""
+    model: str = "tiny"
+    """Text: tiny (from scratch), smollm2, a GGUF file, or a path or hub id that transformers loads."""
+    lora_rank: int = 0
+    """Text: train low-rank adapters of this rank (needs peft) instead of all weights; 0: all weights."""
+    max_tokens: int = 64
+    """Text: longest response, its stop token included."""
+    temperature: float = 1.0
+    """Text: temperature of sampling."""
+    top_p: float = 1.0
+    """Text: sample from the most probable tokens that together reach this probability."""
+    repeat_ngram: int = 0
+    """Text: end a response in which one sequence of so many tokens keeps coming back; 0: never."""
+    token_budget: int = 0
+    """Text: tokens that end an iteration's collection, unfinished responses going on in the next; 0: no limit."""
+    micro_batch_tokens: int = 4096
+    """Text: most tokens, prompts and padding included, of one forward and backward pass."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -97,10 +117,12 @@ class Config:
             "epochs",
             "minibatch_size",
             "max_grad_norm",
+            "micro_batch_tokens",
         ):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"kimi: {name} must be positive; got {getattr(self, name)}")
-        for name in ("task_pool", "step_budget", "length_reward_warmup"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"kimi: {name} must be positive; got {value}")
+        for name in ("task_pool", "step_budget", "token_budget", "lora_rank", "length_reward_warmup"):
             if getattr(self, name) < 0:
                 raise ValueError(f"kimi: {name} cannot be negative; got {getattr(self, name)}")
         if self.group_size < 2:
@@ -108,8 +130,8 @@ class Config:
         for name, accepted in (("baseline", ("mean", "log-z")), ("sampling", SAMPLING)):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"kimi: {name} is one of {', '.join(accepted)}; got {getattr(self, name)!r}")
-        if self.step_budget and not self.partial_rollouts:
-            raise ValueError("kimi: step_budget leaves episodes unfinished, which needs partial_rollouts")
+        if (self.step_budget or self.token_budget) and not self.partial_rollouts:
+            raise ValueError("kimi: step_budget and token_budget leave episodes unfinished, set partial_rollouts")
 
 
 def kimi_loss(
@@ -133,39 +155,87 @@ def surrogate(log_ratio: Tensor, adv: Tensor, tau: float) -> Tensor:
     return (adv - tau * log_ratio).square().mean()
 
 
+@dataclass
+class Decisions:
+    """What the log-probability of a sequence is a sum over: the steps of an episode, or the tokens of its responses.
+
+    log_prob: under the present policy, with gradients; behaviour: under the one that decided, whose iteration is
+    version; segment: the episode. All [D]. entropy: mean of the policy's, [].
+    """
+
+    log_prob: Tensor
+    behaviour: Tensor
+    version: Tensor
+    segment: Tensor
+    entropy: Tensor
+
+
 class Kimi(Agent):
-    """Kimi k1.5 for Box, Discrete, MultiDiscrete and MultiBinary actions."""
+    """Kimi k1.5 for Box, Discrete, MultiDiscrete, MultiBinary and Text actions (a language model answers text)."""
 
     name = "kimi"
     Config = Config
 
     def build(self) -> None:
         c = self.config
-        self.policy = StochasticPolicy(
-            self.observation_space,
-            self.action_space,
-            hidden=c.hidden,
-            activation=c.activation,
-            log_std_init=c.log_std_init,
-        ).to(self.device)
+        self.text: TextActor | None = None
+        if isinstance(self.action_space, spaces.Text):
+            self.text = self._text_actor()
+            self.policy: StochasticPolicy | LanguagePolicy = self.text.policy
+        else:
+            self.policy = StochasticPolicy(
+                self.observation_space,
+                self.action_space,
+                hidden=c.hidden,
+                activation=c.activation,
+                log_std_init=c.log_std_init,
+            ).to(self.device)
         self.flat = FlatParameters(self.policy)
-        self.optimizer = torch.optim.Adam([self.flat.vector], lr=c.learning_rate, fused=True)
+        rate = c.learning_rate or (1e-3 if self.text is None else 1e-4)
+        self.optimizer = torch.optim.Adam([self.flat.vector], lr=rate, fused=True)
         self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
             self.device
         )
         self.returns = RunningMoments(())
-        self.scales_returns = c.scale_returns and not isinstance(self.action_space, spaces.Text)
-        self.sampler: TaskSampler | None = None
+        self.sampler = TaskSampler(
+            c.group_size, seed=self.seed, sampling=c.sampling, levels=c.difficulty_levels, pool=c.task_pool
+        )
+
+    def _text_actor(self) -> TextActor:
+        if not isinstance(self.observation_space, spaces.Text):
+            raise ValueError(f"kimi answers text with text; the observation here is {self.observation_space}")
+        from agents.policies.language import LanguagePolicy  # brings transformers, which control needs not wait for
+        from agents.policies.models import Lora
+        from agents.policies.sampling import Sampling
+        from agents.policies.text_actor import TextActor
+
+        c = self.config
+        policy = LanguagePolicy.load(
+            c.model,
+            device=self.device,
+            lora=Lora(rank=c.lora_rank) if c.lora_rank else None,
+            seed=self.seed,
+            micro_batch_tokens=c.micro_batch_tokens,
+        )
+        sampling = Sampling(
+            max_tokens=c.max_tokens, temperature=c.temperature, top_p=c.top_p, repeat_ngram=c.repeat_ngram
+        )
+        return TextActor(policy, sampling, token_budget=c.token_budget)
 
     def parts(self) -> dict[str, Any]:
+        text = {} if self.text is None else {"text": self.text}
         return {
             "policy": self.policy,
             "optimizer": self.optimizer,
             "normalizer": self.normalizer,
             "returns": self.returns,
+            "tasks": self.sampler,
+            **text,
         }
 
     def schema(self) -> dict[str, Field]:
+        if self.text is not None:
+            return self.text.schema()
         return {
             "action": Field(*action_field_shape(self.action_space)),
             "log_prob": Field(),
@@ -175,20 +245,12 @@ class Kimi(Agent):
     # --- collecting ---------------------------------------------------------------------------------------------
 
     def tasks(self) -> TaskSampler:
-        """One sampler for the environment at hand."""
-        if self.sampler is None:
-            c = self.config
-            self.sampler = TaskSampler(
-                c.group_size, seed=self.seed, sampling=c.sampling, levels=self._levels(), pool=c.task_pool
-            )
+        """The sampler, set to the levels of the environment at hand."""
+        c, levels = self.config, getattr(self.env, "levels", None)
+        if c.difficulty_levels is None and c.sampling != "uniform" and levels is not None:
+            low, high = self.env.difficulty  # type: ignore[union-attr]
+            self.sampler.levels = (levels[0] if low == high else low), high
         return self.sampler
-
-    def _levels(self) -> tuple[int, int] | None:
-        c, easiest = self.config, getattr(self.env, "levels", None)
-        if c.difficulty_levels is not None or c.sampling == "uniform" or easiest is None:
-            return c.difficulty_levels
-        low, high = self.env.difficulty  # type: ignore[union-attr]
-        return (easiest[0] if low == high else low), high
 
     def rows_per_iteration(self) -> int:
         budget = self.config.step_budget or max(self.total_timesteps, 1)  # an episode may never end
@@ -198,22 +260,25 @@ class Kimi(Agent):
         return 256  # it grows with what the groups need
 
     def enough(self) -> bool:
-        assert self.sampler is not None
         whole = self.sampler.whole_groups(in_order=not self.config.partial_rollouts)
-        return len(whole) >= self.config.groups_per_iteration
+        return len(whole) >= self.config.groups_per_iteration or (self.text is not None and self.text.exhausted)
 
     @torch.inference_mode()
-    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
+    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Any]:
+        if self.text is not None:
+            return self.text.act(obs, episode_start, self.generator, self.iterations)
         action, log_prob = self.policy(self.normalizer(obs)).sample_with_log_prob(self.generator)
         version = torch.full_like(log_prob, self.iterations, dtype=torch.int64)
         return {"action": action, "log_prob": log_prob, "version": version}
 
-    def choose(self, obs: Any, deterministic: bool) -> Tensor:
+    def choose(self, obs: Any, deterministic: bool) -> Any:
+        if self.text is not None:
+            return self.text.choose(obs, deterministic, self.predict_generator)
         distribution = self.policy(self.normalizer(obs))
         return distribution.mode() if deterministic else distribution.sample(self.predict_generator)
 
-    def to_env(self, action: Tensor) -> np.ndarray:
-        return self.policy.to_env(action)
+    def to_env(self, action: Any) -> Any:
+        return self.text.to_env(action) if self.text is not None else actions_to_env(self.action_space, action)
 
     # --- learning -----------------------------------------------------------------------------------------------
 
@@ -221,11 +286,13 @@ class Kimi(Agent):
         c, buffer, collector = self.config, self.buffer, self.collector
         assert buffer is not None
         assert collector is not None
-        fresh = buffer.rollout().flat().obs
         episodes = self.take_groups()
         metrics = self.improve_policy(episodes) if len(episodes) else {}
         buffer.forget(episodes.episode_id)
-        self.normalizer.update(fresh)
+        if self.text is None:
+            self.normalizer.update(buffer.rollout().flat().obs)
+        else:
+            self.text.renew()
         buffer.clear()
         if not c.partial_rollouts:
             collector.reset()
@@ -235,7 +302,6 @@ class Kimi(Agent):
         """The episodes of whole groups, whose success goes to the sampler."""
         c, buffer, sampler = self.config, self.buffer, self.sampler
         assert buffer is not None
-        assert sampler is not None
         groups = sampler.whole_groups(in_order=not c.partial_rollouts)
         if not c.partial_rollouts:
             groups = groups[: c.groups_per_iteration]
@@ -255,18 +321,16 @@ class Kimi(Agent):
         metrics = {
             "episodes": float(len(episodes)),
             "steps": float(len(episodes.segment)),
+            "length": float(self.lengths(episodes).float().mean()),
             "success_rate": float((episodes.ret >= c.success_return).float().mean()),
             "group_std": group_std,
             "skipped_groups": skipped,
-            "old_steps": float((episodes.steps["version"] < self.iterations).float().mean()),
+            "old": float((self.versions(episodes) < self.iterations).float().mean()),
         }
         if c.positives_only:
             keep &= adv > 0
         used = keep.nonzero().squeeze(1)
-        if c.reset_optimizer:
-            self.optimizer.state.clear()
-        batches = 0
-        totals = torch.zeros(4, device=self.device)
+        batches, totals = 0, torch.zeros(4, device=self.device)
         for epoch in range(c.epochs if len(used) else 0):
             for part in torch.randperm(len(used), generator=self.generator, device=self.device).split(c.minibatch_size):
                 index = used[part.cpu()]
@@ -277,18 +341,30 @@ class Kimi(Agent):
         if batches:
             names = ("loss", "kl", "entropy", "grad_norm")
             metrics |= dict(zip(names, (totals / batches).tolist(), strict=True))
+        if c.reset_optimizer:
+            self.optimizer.state.clear()
         return metrics
 
     def rewards(self, episodes: Episodes) -> Tensor:
         """r(x, y), [E]: the scaled return, and the length reward once its warm-up is over."""
         c, reward = self.config, episodes.ret
-        if self.scales_returns:
+        if c.scale_returns and self.text is None:
             self.returns.update(reward.numpy())
             reward = reward / float((self.returns.var + 1e-8).sqrt())
         if c.length_reward_weight and self.iterations >= c.length_reward_warmup:
             correct = episodes.ret >= c.success_return
-            reward = reward + c.length_reward_weight * length_reward(episodes.length, correct, episodes.group_id)
+            reward = reward + c.length_reward_weight * length_reward(self.lengths(episodes), correct, episodes.group_id)
         return reward
+
+    def lengths(self, episodes: Episodes) -> Tensor:
+        """Steps of each episode, or tokens of its responses, [E]."""
+        if self.text is None:
+            return episodes.length
+        return torch.zeros_like(episodes.length).index_add(0, episodes.segment, episodes.steps["action"].lengths)
+
+    def versions(self, episodes: Episodes) -> Tensor:
+        """The iteration that each decision was made in, [D]."""
+        return episodes.steps["version"] if self.text is None else episodes.steps["token_version"].values
 
     def informative(self, reward: Tensor, group: Tensor) -> tuple[Tensor, float, float]:
         """Which episodes to learn from [E], the groups' mean standard deviation, and the share of groups left out."""
@@ -299,25 +375,42 @@ class Kimi(Agent):
         return keep, float(rows.std(1, correction=0).mean()), 1.0 - float(keep.float().mean())
 
     def train_step(self, episodes: Episodes, adv: Tensor) -> list[Tensor]:
-        """One gradient step; loss, KL(pi_i || pi) of a sequence, entropy of a step and gradient norm before it."""
-        c, steps, segment = self.config, episodes.steps.to(self.device), episodes.segment.to(self.device)
-        if c.drop_old_segments:
-            current = (steps["version"] == self.iterations).nonzero().squeeze(1)
-            steps, segment = steps.take(current), segment[current]
-        log_prob, entropy = self.log_probs(steps)
-        # Summing the differences, not the log-probabilities, keeps the digits of a long episode.
-        step_ratio = log_prob - steps["log_prob"]
-        log_ratio = torch.zeros_like(adv).index_add(0, segment, step_ratio)
-        loss = surrogate(log_ratio, adv, c.tau)
+        """One gradient step; loss, KL(pi_i || pi) of a sequence, mean entropy and gradient norm before it."""
+        c = self.config
         self.flat.zero_grad()
-        (loss / (2 * c.tau)).backward()  # minus the paper's gradient, whatever tau
+        totals = torch.zeros(3, device=self.device)
+        for rows in self.micro_batches(episodes):
+            part = self.decisions(episodes.take(rows))
+            # Summing the differences, not the log-probabilities, keeps the digits of a long episode.
+            difference = part.log_prob - part.behaviour
+            if c.drop_old_segments:
+                difference = difference * (part.version == self.iterations)
+            log_ratio = torch.zeros(len(rows), device=self.device).index_add(0, part.segment, difference)
+            share = len(rows) / len(episodes)
+            loss = surrogate(log_ratio, adv[rows.to(self.device)], c.tau) * share
+            (loss / (2 * c.tau)).backward()  # minus the paper's gradient, whatever tau
+            with torch.no_grad():
+                kl = (difference.expm1() - difference).sum() / len(episodes)
+                totals += torch.stack([loss.detach(), kl, part.entropy * share])
         norm = self.flat.clip_grad(c.max_grad_norm)
         self.optimizer.step()
-        with torch.no_grad():
-            kl = (step_ratio.expm1() - step_ratio).sum() / len(adv)
-        return [loss.detach(), kl, entropy.detach().mean(), norm]
+        return [*totals.unbind(), norm]
 
-    def log_probs(self, steps: Batch) -> tuple[Tensor, Tensor]:
-        """log pi(a|s) of each step and the policy's entropy there, both [S]."""
+    def micro_batches(self, episodes: Episodes) -> list[Tensor]:
+        """Indices of the episodes, cut into what one backward pass has memory for."""
+        if self.text is None:
+            return [torch.arange(len(episodes))]
+        return self.text.micro_batches(episodes.steps, episodes.segment, len(episodes))
+
+    def decisions(self, episodes: Episodes) -> Decisions:
+        steps, segment = episodes.steps.to(self.device), episodes.segment.to(self.device)
+        if self.text is not None:
+            behaviour, version = steps["token_log_prob"].values, steps["token_version"].values
+            by_token = torch.repeat_interleave(segment, steps["action"].lengths)
+            # The entropy of pi_i, from its own samples: that of pi would take a pass over the whole vocabulary.
+            return Decisions(self.text.log_probs(steps), behaviour, version, by_token, -behaviour.mean())
         distribution = self.policy(self.normalizer(steps.obs))
-        return distribution.log_prob(steps["action"]), distribution.entropy()
+        log_prob = distribution.log_prob(steps["action"])
+        with torch.no_grad():
+            entropy = distribution.entropy().mean()
+        return Decisions(log_prob, steps["log_prob"], steps["version"], segment, entropy)

@@ -113,15 +113,15 @@ class Agent:
         """Rows that the buffer holds."""
         return self.rows_per_iteration()
 
-    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
+    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Any]:
         """Act in training: the fields of `schema` for N environments."""
         raise NotImplementedError
 
-    def choose(self, obs: Any, deterministic: bool) -> Tensor:
+    def choose(self, obs: Any, deterministic: bool) -> Any:
         """Act in evaluation: actions [batch, ...] as stored."""
         raise NotImplementedError
 
-    def to_env(self, action: Tensor) -> Any:
+    def to_env(self, action: Any) -> Any:
         """Stored actions as the environment takes them."""
         raise NotImplementedError
 

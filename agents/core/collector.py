@@ -16,7 +16,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from agents.core.buffer import Buffer, Field
+from agents.core.buffer import Buffer, Field, Ragged
 from agents.core.errors import EnvironmentFailure
 from agents.core.spaces import encode_text, field_of, fields_of, flatten, leaves
 from agents.core.tasks import EVALUATION_SEEDS, TaskSampler
@@ -27,8 +27,12 @@ class Actor(Protocol):
 
     device: torch.device
 
-    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
-        """Fields to store for one step of N environments, `action` [N, ...] among them."""
+    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Any]:
+        """Fields to store for one step of N environments, `action` [N, ...] among them: tensors, or Ragged.
+
+        `idle` (bool array [N]), which is not stored, tells which environments are to wait for their action: they are
+        stepped with None, and their row belongs to no episode.
+        """
 
     def to_env(self, action: Tensor) -> Any:
         """Stored actions as `env.step` takes them."""
@@ -147,14 +151,20 @@ class Collector:
         if self.actor.device.type != "cpu":
             device = self.actor.device
             seen = {k: v.to(device) for k, v in seen.items()} if isinstance(seen, Mapping) else seen.to(device)
-        fields = self.actor.act(seen, self.episode_start)
-        obs, reward, terminated, truncated, infos = self._guarded(env.step, self.actor.to_env(fields["action"]))
+        fields = dict(self.actor.act(seen, self.episode_start))
+        idle = fields.pop("idle", None)
+        action = self.actor.to_env(fields["action"])
+        if idle is not None:
+            action = [None if waits else one for waits, one in zip(idle, action, strict=True)]
+        obs, reward, terminated, truncated, infos = self._guarded(env.step, action)
         done = terminated | truncated
         named = self._named(obs)
         if not np.isfinite(reward).all():
             self._not_finite("reward", np.asarray(reward))
         for name, tensor in fields.items():
-            buffer.put(name, tensor.cpu().numpy() if isinstance(tensor, Tensor) else tensor)
+            if isinstance(tensor, Tensor):
+                tensor = tensor.cpu().numpy()
+            buffer.put(name, tensor.rows() if isinstance(tensor, Ragged) else tensor)
         buffer.put("reward", reward)
         buffer.put("terminated", terminated)
         buffer.put("truncated", truncated)
@@ -163,11 +173,15 @@ class Collector:
         if self.mode is AutoresetMode.SAME_STEP and done.any():
             self._store_final_obs(done, named, infos)
         if self.buffer.tracks_episodes:
-            buffer.put("episode_id", np.where(self.resetting, -1, self.episode_id))
+            nothing = self.resetting if idle is None else idle
+            buffer.put("episode_id", np.where(nothing, -1, self.episode_id))
             buffer.put("group_id", self.group_id)
         count = env.num_envs
         self.returns += reward
         self.lengths += 1
+        if idle is not None:
+            self.lengths -= idle
+            count -= int(idle.sum())
         if self.mode is AutoresetMode.NEXT_STEP:
             buffer.put("valid", ~self.resetting)
             count -= int(self.resetting.sum())

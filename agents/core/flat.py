@@ -12,14 +12,14 @@ _ALIGN = 16  # floats: every parameter starts on a 64-byte boundary, as matrix p
 
 
 class FlatParameters:
-    """Moves the parameters of `modules` (already on their device) into one storage.
+    """Moves the trainable parameters of `modules` (already on their device) into one storage.
 
     vector: the parameter to give to an optimiser; its `.grad` is always there, and every module parameter's `.grad` is
     a view of it that `backward` adds to.
     """
 
     def __init__(self, *modules: nn.Module) -> None:
-        params = [p for module in modules for p in module.parameters()]
+        params = [p for module in modules for p in module.parameters() if p.requires_grad]
         sizes = [-(-p.numel() // _ALIGN) * _ALIGN for p in params]
         flat = params[0].detach().new_zeros(sum(sizes))
         grad = torch.zeros_like(flat)

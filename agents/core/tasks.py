@@ -41,7 +41,6 @@ class TaskSampler:
     pool: number of different reset seeds in all; 0 draws a new one for every group.
 
     Success is recorded by bucket: the difficulty where there are `levels`, else the task in the pool.
-    Raises ValueError for a `sampling` that lacks the buckets it needs.
     """
 
     def __init__(
@@ -57,13 +56,6 @@ class TaskSampler:
             raise ValueError(f"group_size must be at least 1; got {group_size}")
         if sampling not in SAMPLING:
             raise ValueError(f"sampling is one of {', '.join(SAMPLING)}; got {sampling!r}")
-        if sampling == "curriculum" and levels is None:
-            raise ValueError("a curriculum needs an environment with levels of difficulty; this one has none")
-        if sampling == "prioritised" and levels is None and pool == 0:
-            raise ValueError(
-                "prioritised sampling needs an environment with levels of difficulty, or a pool of tasks to come back "
-                "to: set task_pool"
-            )
         self.group_size, self.sampling, self.levels = group_size, sampling, levels
         self.rng = np.random.default_rng(seed)
         self.pool = self.rng.integers(EVALUATION_SEEDS, size=pool) if pool else np.zeros(0, np.int64)
@@ -74,13 +66,23 @@ class TaskSampler:
         self._record: dict[int, tuple[float, float]] = {}  # bucket -> successes, episodes; both fade
 
     def next(self) -> Task:
-        """The task of the episode that starts now."""
+        """The task of the episode that starts now. Raises ValueError where `sampling` lacks the buckets it needs."""
         if self._left == 0:
+            self._check()
             self._task = self._draw()
             self._group += 1
             self._left = self.group_size
         self._left -= 1
         return self._task
+
+    def _check(self) -> None:
+        if self.sampling == "curriculum" and self.levels is None:
+            raise ValueError("a curriculum needs an environment with levels of difficulty; this one has none")
+        if self.sampling == "prioritised" and self.levels is None and not len(self.pool):
+            raise ValueError(
+                "prioritised sampling needs an environment with levels of difficulty, or a pool of tasks to come back "
+                "to: set task_pool"
+            )
 
     def _draw(self) -> Task:
         bucket, difficulty, known = -1, None, None

@@ -206,14 +206,14 @@ def test_old_segments_can_be_left_out(drop):
 
 def test_what_a_fresh_step_is_compared_with_is_what_acted():
     agent = cartpole(partial_rollouts=False)
-    ratios, steps = [], agent.log_probs
+    ratios, decisions = [], agent.decisions
 
-    def log_probs(batch):
-        found = steps(batch)
-        ratios.append(float((found[0] - batch["log_prob"]).detach().abs().max()))
+    def watched(episodes):
+        found = decisions(episodes)
+        ratios.append(float((found.log_prob - found.behaviour).detach().abs().max()))
         return found
 
-    agent.log_probs = log_probs
+    agent.decisions = watched
     seen = spied(agent)
     agent.learn(2000)
     per_iteration = len(ratios) // len(seen)
@@ -363,7 +363,7 @@ def test_metrics():
     update = agent.update
     agent.update = lambda: found.append(update()) or found[-1]
     agent.learn(1000)
-    names = {"loss", "kl", "entropy", "grad_norm", "skipped_groups", "group_std", "episodes", "steps", "old_steps"}
+    names = {"loss", "kl", "entropy", "grad_norm", "skipped_groups", "group_std", "episodes", "steps", "old"}
     assert names <= found[0].keys()
     assert all(np.isfinite(value) for metrics in found for value in metrics.values())
     assert all(metrics["kl"] >= 0 and 0 < metrics["entropy"] <= np.log(2) + 1e-6 for metrics in found)

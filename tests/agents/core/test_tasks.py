@@ -29,7 +29,7 @@ def play(sampler, successes=0):
 def test_every_task_is_a_training_task_of_its_levels_and_pool(sampling, pool, levels):
     if levels is None and (sampling == "curriculum" or (sampling == "prioritised" and not pool)):
         with pytest.raises(ValueError, match="levels of difficulty"):
-            TaskSampler(2, sampling=sampling, levels=levels, pool=pool)
+            TaskSampler(2, sampling=sampling, levels=levels, pool=pool).next()
         return
     sampler = TaskSampler(2, seed=1, sampling=sampling, levels=levels, pool=pool)
     tasks = [play(sampler, successes=2) for _ in range(300)]
