@@ -10,10 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 class Backbone:
     """Two functions over a model's modules, which it shares; adapters (peft) included.
+
+    takes_masks: whether the model's rows may be laid out freely (masks [batch, 1, length, keys] and positions are
+    heeded), found by trying; recurrent, sliding-window and ALiBi models say no.
 
     Raises ValueError for a model whose logits are not its head's on its last hidden states.
     """
@@ -27,7 +31,16 @@ class Backbone:
         self.width: int = self.model.get_output_embeddings().weight.shape[1]
         self.vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         self.context: int | None = getattr(self.config, "max_position_embeddings", None)
-        self._check()
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            self._check()
+            self.takes_masks = self._try_masks()
+        self.model.train(training)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_output_embeddings().weight.dtype
 
     @property
     def device(self) -> torch.device:
@@ -58,16 +71,29 @@ class Backbone:
             out = (out / cap).tanh() * cap
         return out.float()
 
-    @torch.no_grad()
     def _check(self) -> None:
         tokens = torch.arange(4, device=self.device)[None] % self.vocabulary
-        training = self.model.training
-        self.model.eval()
         expected = self.model(tokens, use_cache=False).logits.float()
         found = self.logits(self.hidden(tokens))
-        self.model.train(training)
         if expected.shape != found.shape or not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
             raise ValueError(
                 f"{type(self.model).__name__} computes its logits in a way unknown here: not as its output embeddings "
                 "on its last hidden states, scaled or soft-capped as its configuration says"
             )
+
+    def _try_masks(self) -> bool:
+        layers = DynamicCache(config=self.config).layers
+        if not self.positions or any(type(layer) is not DynamicLayer for layer in layers):
+            return False
+        tokens = torch.tensor([[0, 1, 2, 3, 2]], device=self.device) % self.vocabulary
+        seen = torch.ones(5, 5, dtype=torch.bool, device=self.device).tril()
+        seen[3:, 2] = False  # 0 1 2 and 0 1 3 2 in one row
+        mask = torch.zeros(1, 1, 5, 5, dtype=self.dtype, device=self.device)
+        mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
+        positions = torch.tensor([[0, 1, 2, 2, 3]], device=self.device)
+        try:
+            found = self.hidden(tokens, mask=mask, positions=positions)[:, -1]
+        except (RuntimeError, ValueError, TypeError, IndexError):  # whatever a model says that expects other masks
+            return False
+        alone = self.hidden(tokens[:, [0, 1, 3, 4]])[:, -1]
+        return torch.allclose(found, alone, rtol=1e-2, atol=1e-3 * float(alone.abs().max()))

@@ -2,8 +2,8 @@
 
 `SlotCache` (attention over all that went before) keeps each row's keys and values at the token's own position in one
 preallocated block: nothing is concatenated, rows of any length run side by side, and a row that ends makes room for
-the last one. `SharedCache` (recurrent and sliding-window models) is transformers' own cache, whose rows must all have
-the same length, without padding.
+the last one. `SharedCache` (recurrent, sliding-window and ALiBi models) is transformers' own cache, whose rows must
+all have the same length, without padding.
 
 Left out: sharing a prompt's keys between the rows of a group while decoding; they are copied to each row.
 """
@@ -25,14 +25,11 @@ _GROWTH = 64  # positions by which a block of keys grows
 
 def make_cache(backbone: Backbone, most_rows: int) -> SlotCache | SharedCache:
     """The cache that the model's layers allow."""
-    layers = DynamicCache(config=backbone.config).layers
-    if backbone.cache_name == "past_key_values" and all(type(layer) is DynamicLayer for layer in layers):
-        return SlotCache(backbone, most_rows)
-    return SharedCache(backbone)
+    return SlotCache(backbone, most_rows) if backbone.takes_masks else SharedCache(backbone)
 
 
 class SlotCache:
-    """A running batch of rows of any length, for models that attend to everything before."""
+    """A running batch of rows of any length, for models that take any mask and positions."""
 
     equal_lengths = False  # whether rows must be equally long
 

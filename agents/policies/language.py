@@ -1,8 +1,8 @@
 """A language model as a policy: prompts in, responses out, and their log-probabilities with gradients.
 
 Tokens stay tokens from generation to training: text is made once, for the environment, and never tokenised again.
-Training passes are right-padded, bounded in tokens, and send only the positions that predict a response's tokens
-through the head.
+Training passes are bounded in tokens, compute a prompt once for several of its responses where the model allows
+(`packing`), and send only the positions that predict a response's tokens through the head.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from agents.policies.backbone import Backbone
 from agents.policies.categorical import MultiCategorical
 from agents.policies.generation import Response, generate
 from agents.policies.models import Lora, TinySize, load_language_model
+from agents.policies.packing import Pack, lay_out, plan
 from agents.policies.sampling import Sampling, log_softmax
 
 Messages = Sequence[Mapping[str, str]]
@@ -130,17 +131,15 @@ class LanguagePolicy(nn.Module):
     # --- scoring ------------------------------------------------------------------------------------------------
 
     def micro_batches(self, prompts: Sequence[Tensor], responses: Sequence[Tensor]) -> list[list[int]]:
-        """Indices of the rows, cut into passes of at most `micro_batch_tokens` tokens.
+        """Indices of the rows, cut into passes of at most `micro_batch_tokens` tokens; equal prompts share one.
 
         A training step that goes through them one by one, with a backward pass each, needs memory for one alone.
         """
-        lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        batches: list[list[int]] = []
-        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if not batches or (len(batches[-1]) + 1) * lengths[i] > self.micro_batch_tokens:
-                batches.append([])
-            batches[-1].append(i)
-        return batches
+        return [[i for pack in packs for i in pack.rows] for packs in self._plan(prompts, responses)]
+
+    def _plan(self, prompts: Sequence[Tensor], responses: Sequence[Tensor]) -> list[list[Pack]]:
+        backbone, most = self.backbone, self.micro_batch_tokens
+        return plan(prompts, responses, most, width=backbone.width, share=backbone.takes_masks)
 
     def response_log_probs(
         self, prompts: Sequence[Tensor], responses: Sequence[Tensor], *, temperature: float = 1.0, top_p: float = 1.0
@@ -210,17 +209,18 @@ class LanguagePolicy(nn.Module):
         self, prompts: Sequence[Tensor], responses: Sequence[Tensor]
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Micro-batches: their rows, the hidden states [tokens, width] before each response token, those tokens."""
-        device = self.backbone.device
-        for rows in self.micro_batches(prompts, responses):
-            lengths = [len(prompts[i]) + len(responses[i]) for i in rows]
-            tokens = torch.zeros(len(rows), max(lengths), dtype=torch.int64)
-            wanted = torch.zeros(len(rows), max(lengths), dtype=torch.bool)
-            for j, i in enumerate(rows):
-                tokens[j, : lengths[j]] = torch.cat((prompts[i], responses[i]))
-                wanted[j, len(prompts[i]) : lengths[j]] = True
-            # Tokens after a row's end cannot be seen from before it, so right padding needs no mask.
-            hidden = self.backbone.hidden(tokens[:, :-1].to(device))
-            yield rows, hidden[wanted[:, 1:].to(device)], tokens[wanted].to(device)
+        device, dtype = self.backbone.device, self.backbone.dtype
+        for packs in self._plan(prompts, responses):
+            rows = [i for pack in packs for i in pack.rows]
+            layout = lay_out(packs, prompts, responses, dtype)
+            mask = None if layout.mask is None else layout.mask.to(device)
+            positions = None if layout.positions is None else layout.positions.to(device)
+            hidden = self.backbone.hidden(layout.tokens.to(device), mask=mask, positions=positions)
+            yield (
+                rows,
+                hidden.flatten(0, 1)[layout.index.to(device)],
+                torch.cat([responses[i] for i in rows]).to(device),
+            )
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
