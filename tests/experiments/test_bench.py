@@ -92,14 +92,10 @@ def test_report_puts_ratios_before_rates_before_settings(
     (written,) = json.loads((tmp_path / "r.json").read_text())
     assert [side["rates"] for side in written["sides"]] == [[6.0, 6.0], [2.0, 2.0]]
     assert written["ratios"][0]["values"] == [3.0, 3.0]
-    assert (
-        "| 3.00x | 3.00 .. 3.00 | speed | A / B | target >= 4x: MISSED |" in (tmp_path / "r.md").read_text()
-    )
+    assert "| 3.00x | 3.00 .. 3.00 | speed | A / B | target >= 4x: MISSED |" in (tmp_path / "r.md").read_text()
 
 
-def test_failed_side_is_one_sentence_with_the_end_of_its_stderr(
-    trivial: Any, capsys: pytest.CaptureFixture
-) -> None:
+def test_failed_side_is_one_sentence_with_the_end_of_its_stderr(trivial: Any, capsys: pytest.CaptureFixture) -> None:
     assert bench.command(["trivial", "--rounds", "1", "--env", "broken"]) == 1
     lines = capsys.readouterr().err.splitlines()
     start = lines.index("error: the side 'B' failed with exit code 1: RuntimeError: no such luck")
@@ -160,9 +156,7 @@ def test_ddpg_products_are_those_of_an_update_by_autograd() -> None:
 
     def network(inputs: int, outputs: int) -> torch.nn.Sequential:
         first, second = torch.nn.Linear(inputs, 400), torch.nn.Linear(400, 300)
-        return torch.nn.Sequential(
-            first, torch.nn.ReLU(), second, torch.nn.ReLU(), torch.nn.Linear(300, outputs)
-        )
+        return torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), torch.nn.Linear(300, outputs))
 
     actor, critic = network(observation, action), network(observation + action, 1)
     obs, act = torch.randn(256, observation), torch.randn(256, action)
@@ -180,9 +174,7 @@ def test_ddpg_products_are_those_of_an_update_by_autograd() -> None:
 
 def test_all_sides_of_stepping_do_the_same_work() -> None:
     # Hopper falls within these steps, so that environments reset at different times.
-    mine, theirs = (
-        side("Hopper-v4", num_envs=3, steps=60) for side in (stepping.ours, stepping.peer_gymnasium)
-    )
+    mine, theirs = (side("Hopper-v4", num_envs=3, steps=60) for side in (stepping.ours, stepping.peer_gymnasium))
     assert mine.notes == theirs.notes
     assert mine.notes["episodes ended"] > 3
     bare = stepping.peer_raw("Hopper-v4", num_envs=3, steps=60, cores=2)
