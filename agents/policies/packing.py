@@ -48,15 +48,15 @@ def plan(
         groups.setdefault(tuple(prompt.tolist()) if share else (i,), []).append(i)
     packs: list[Pack] = []
     for rows in groups.values():
-        prompt = len(prompts[rows[0]])
+        start = len(prompts[rows[0]])
         fed = {i: max(len(responses[i]) - 1, 0) for i in rows}  # a response's last token predicts nothing
-        most = _best_count(prompt, sum(fed.values()) / len(rows), width)
+        most = _best_count(start, sum(fed.values()) / len(rows), width)
         chosen: list[int] = []
-        length = prompt
+        length = start
         for i in rows:
             if chosen and (len(chosen) >= most or length + fed[i] > most_tokens):
                 packs.append(Pack(tuple(chosen), length))
-                chosen, length = [], prompt
+                chosen, length = [], start
             chosen.append(i)
             length += fed[i]
         packs.append(Pack(tuple(chosen), length))
