@@ -53,7 +53,7 @@ class Config:
     noise: Literal["gaussian", "ou"] = "gaussian"
     """Exploration noise of Box actions: Gaussian, or Ornstein-Uhlenbeck with one process an environment."""
     noise_std: float = 0.1
-    """Its standard deviation, where the action range is [-1, 1]."""
+    """Standard deviation of Gaussian noise, or the Ornstein-Uhlenbeck process's sigma; the action range is [-1, 1]."""
     temperature: float = 1.0
     """Temperature of the Gumbel-softmax (Discrete and MultiDiscrete actions)."""
     normalize_observations: bool = False

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -24,10 +24,11 @@ from torch import Tensor
 
 from agents.core import checkpoint
 from agents.core.buffer import Buffer, Field
+from agents.core.callbacks import Infos, as_callback
 from agents.core.collector import Collector
 from agents.core.environments import as_vector_env, environment_spec, environment_state, restore_environment
 from agents.core.errors import CheckpointError, nearest
-from agents.core.spaces import describe, flatten, leaves, observation_tensors, rebuild, same
+from agents.core.spaces import describe, is_single, observation_tensors, rebuild, same, stack_one
 from agents.core.tasks import TaskSampler
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Agent:
         self.total_timesteps = self.num_timesteps + int(total_timesteps)
         self._stop_requested = False
         every = log_interval or self.log_interval
-        hook = self._callback(callback, progress_bar)
+        hook = as_callback(callback, progress_bar, self)
         started, steps_before = time.monotonic(), self.num_timesteps
         if hook is not None:
             hook.on_training_start({"self": self, "total_timesteps": self.total_timesteps}, {})
@@ -165,7 +166,7 @@ class Agent:
         def on_step(step: dict[str, Any]) -> bool:
             self.num_timesteps += step["num_steps"]
             assert hook is not None
-            step["infos"] = _Infos(step["infos"], len(step["dones"]))
+            step["infos"] = Infos(step["infos"], len(step["dones"]))
             hook.update_locals(step)
             return bool(hook.on_step())
 
@@ -243,8 +244,8 @@ class Agent:
         deterministic: bool = False,
     ) -> tuple[Any, tuple[np.ndarray, ...] | None]:
         """Actions for one observation or a batch of them, ready for `env.step`; `state` is passed through."""
-        single = _is_single(self.observation_space, observation)
-        batch = _stack_one(self.observation_space, observation) if single else observation
+        single = is_single(self.observation_space, observation)
+        batch = stack_one(self.observation_space, observation) if single else observation
         with torch.inference_mode():
             tensors = observation_tensors(self.observation_space, batch, self.device)
             actions = self.to_env(self.choose(tensors, deterministic))
@@ -281,28 +282,6 @@ class Agent:
 
     def set_logger(self, logger: Logger) -> None:
         self._logger = logger
-
-    def _callback(self, callback: Any, progress_bar: bool) -> BaseCallback | None:
-        if callback is None and not progress_bar:
-            return None
-        from stable_baselines3.common.callbacks import (
-            BaseCallback,
-            CallbackList,
-            ConvertCallback,
-            ProgressBarCallback,
-        )
-
-        if isinstance(callback, BaseCallback):
-            found = [callback]
-        elif isinstance(callback, Sequence):
-            found = list(callback)
-        else:
-            found = [] if callback is None else [ConvertCallback(callback)]
-        if progress_bar:
-            found.append(ProgressBarCallback())
-        hook = CallbackList(found)
-        hook.init_callback(self)  # type: ignore[arg-type]
-        return hook
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
@@ -363,10 +342,10 @@ class Agent:
             agent._check_spaces(agent.env)
             agent._environment = environment_spec(agent.env)
             if "exact" in state:
-                agent._restore_exactly(state["exact"])
+                agent._restore_exactly(state["exact"], same_task=state["environment"] == agent._environment)
         return agent
 
-    def _restore_exactly(self, exact: Mapping[str, Any]) -> None:
+    def _restore_exactly(self, exact: Mapping[str, Any], same_task: bool) -> None:
         assert self.env is not None
         stored = exact["buffer"]
         num_envs = len(exact["collector"]["lengths"])
@@ -380,7 +359,8 @@ class Agent:
         assert self.collector is not None
         self.buffer.load_state_dict(stored)
         # Without the environments' own state the stored episodes cannot go on: fresh ones start.
-        if exact["environment"] is not None and restore_environment(self.env, exact["environment"]):
+        environment = exact["environment"]
+        if same_task and environment is not None and restore_environment(self.env, environment):
             self.collector.load_state_dict(exact["collector"])
             self.restored_exactly = True
 
@@ -404,35 +384,13 @@ class Agent:
         return dataclasses.replace(made, **fields)
 
 
-class _Infos(Sequence[dict[str, Any]]):
-    """A vector environment's infos as one dict an environment, made only when a callback looks."""
-
-    def __init__(self, infos: Mapping[str, Any], num_envs: int) -> None:
-        self.infos, self.num_envs = infos, num_envs
-
-    def __len__(self) -> int:
-        return self.num_envs
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(self.num_envs))]
-        if not -self.num_envs <= i < self.num_envs:
-            raise IndexError(i)
-        return _one_info(self.infos, i)
-
-
-def _one_info(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
-    """Environment i's own entries: `_key` says which environments have a `key`, which may itself hold infos."""
-    return {
-        key: _one_info(value, i) if isinstance(value, Mapping) else value[i]
-        for key, value in infos.items()
-        if not key.startswith("_") and (f"_{key}" not in infos or infos[f"_{key}"][i])
-    }
-
-
 def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return torch.device(device)
 
 
@@ -443,20 +401,3 @@ def _tuples(value: Any) -> Any:
 def _restore_generator(generator: torch.Generator, state: Tensor) -> None:
     if generator.get_state().shape == state.shape:  # a CUDA generator's state does not fit a CPU one
         generator.set_state(state)
-
-
-def _is_single(space: spaces.Space, observation: Any) -> bool:
-    path, leaf = next(iter(leaves(space, "obs").items()))
-    value = flatten(space, observation, "obs")[path]
-    if isinstance(leaf, spaces.Text):
-        return isinstance(value, str)
-    return np.ndim(value) == len(leaf.shape or ())
-
-
-def _stack_one(space: spaces.Space, observation: Any) -> Any:
-    """A batch of one."""
-    if isinstance(space, spaces.Dict):
-        return {key: _stack_one(child, observation[key]) for key, child in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_stack_one(child, observation[i]) for i, child in enumerate(space.spaces))
-    return (observation,) if isinstance(space, spaces.Text) else np.asarray(observation)[None]

@@ -160,3 +160,21 @@ def same(a: spaces.Space, b: spaces.Space) -> bool:
     if da["type"] == "Box":
         return a.shape == b.shape and np.array_equal(da["low"], db["low"]) and np.array_equal(da["high"], db["high"])
     return all(np.array_equal(da[key], db[key]) for key in da)
+
+
+def is_single(space: spaces.Space, observation: Any) -> bool:
+    """Whether `observation` is one of the space rather than a batch."""
+    path, leaf = next(iter(leaves(space, "obs").items()))
+    value = flatten(space, observation, "obs")[path]
+    if isinstance(leaf, spaces.Text):
+        return isinstance(value, str)
+    return np.ndim(value) == len(leaf.shape or ())
+
+
+def stack_one(space: spaces.Space, observation: Any) -> Any:
+    """A batch of one."""
+    if isinstance(space, spaces.Dict):
+        return {key: stack_one(child, observation[key]) for key, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(stack_one(child, observation[i]) for i, child in enumerate(space.spaces))
+    return (observation,) if isinstance(space, spaces.Text) else np.asarray(observation)[None]
