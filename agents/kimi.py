@@ -245,8 +245,12 @@ class Kimi(Agent):
     # --- collecting ---------------------------------------------------------------------------------------------
 
     def tasks(self) -> TaskSampler:
-        """The sampler, set to the levels of the environment at hand."""
+        """The sampler, set to the levels of the environment at hand. Raises ValueError where it needs some in vain."""
         c, levels = self.config, getattr(self.env, "levels", None)
+        if c.difficulty_levels is not None and levels is None:
+            raise ValueError(
+                "kimi: difficulty_levels needs an environment with levels of difficulty; this one has none"
+            )
         if c.difficulty_levels is None and c.sampling != "uniform" and levels is not None:
             low, high = self.env.difficulty  # type: ignore[union-attr]
             self.sampler.levels = (levels[0] if low == high else low), high
@@ -332,8 +336,7 @@ class Kimi(Agent):
         used = keep.nonzero().squeeze(1)
         batches, totals = 0, torch.zeros(4, device=self.device)
         for epoch in range(c.epochs if len(used) else 0):
-            for part in torch.randperm(len(used), generator=self.generator, device=self.device).split(c.minibatch_size):
-                index = used[part.cpu()]
+            for index in used[self.shuffled(episodes.group_id[used])].split(c.minibatch_size):
                 found = self.train_step(episodes.take(index), adv[index].to(self.device))
                 if epoch == c.epochs - 1:
                     totals += torch.stack(found)
@@ -344,6 +347,13 @@ class Kimi(Agent):
         if c.reset_optimizer:
             self.optimizer.state.clear()
         return metrics
+
+    def shuffled(self, group: Tensor) -> Tensor:
+        """An order of episodes [E] at random in which groups stay together, for their prompts are computed but once."""
+        order = torch.randperm(len(group), generator=self.generator, device=self.device).cpu()
+        _, index = torch.unique(group[order], return_inverse=True)
+        rank = torch.randperm(int(index.max()) + 1, generator=self.generator, device=self.device).cpu()
+        return order[torch.argsort(rank[index], stable=True)]
 
     def rewards(self, episodes: Episodes) -> Tensor:
         """r(x, y), [E]: the scaled return, and the length reward once its warm-up is over."""

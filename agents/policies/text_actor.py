@@ -62,10 +62,10 @@ class TextActor:
             self.parked.pop(i, None)  # what it answers is gone
         order = sorted(range(len(prompts)), key=lambda i: i not in self.parked)  # parked ones are finished first
         requests = [self.parked.get(i, prompts[i]) for i in order]
-        before = sum(len(response) for response in self.parked.values())
+        before = sum(len(response.tokens) for response in self.parked.values())
         budget = None if self.token_budget == 0 else self.token_budget - self.used
         found = self.policy.generate(requests, self.sampling, generator=generator, version=version, budget=budget)
-        self.used += sum(map(len, found)) - before
+        self.used += sum(len(response.tokens) for response in found) - before
         responses = dict(zip(order, found, strict=True))
         self.parked = {i: response for i, response in responses.items() if not response.finished}
         ordered = [responses[i] for i in range(len(prompts))]
@@ -96,6 +96,8 @@ class TextActor:
     def micro_batches(self, steps: Batch, segment: Tensor, episodes: int) -> list[Tensor]:
         """Indices of the episodes, cut so that one backward pass through whole episodes fits in memory."""
         prompts, responses = self._sequences(steps)
+        if len(responses) == episodes:  # of one turn each
+            return [torch.tensor(rows) for rows in self.policy.micro_batches(prompts, responses)]
         everything: list[list[Tensor]] = [[] for _ in range(episodes)]
         for i, prompt, response in zip(segment.tolist(), prompts, responses, strict=True):
             everything[i] += [prompt, response]

@@ -254,6 +254,14 @@ def test_rest_learns_from_what_is_above_the_baseline_alone():
     assert better <= used
 
 
+def test_episodes_are_shuffled_within_groups_and_groups_among_each_other():
+    agent, group = cartpole(), torch.tensor([5, 2, 5, 9, 2, 9, 5, 2, 9])
+    seen = {tuple(agent.shuffled(group).tolist()) for _ in range(20_000)}
+    assert len(seen) == 6**4  # 3! orders of the groups, and 3! within each
+    assert all(sorted(order) == list(range(9)) for order in seen)
+    assert all(len(set(group[list(order[i : i + 3])].tolist())) == 1 for order in seen for i in (0, 3, 6))
+
+
 def test_rewards_are_scaled_returns_and_the_length_reward_after_its_warm_up():
     agent = cartpole(length_reward_weight=0.5, length_reward_warmup=2, success_return=20.0)
     seen = spied(agent)
@@ -393,6 +401,8 @@ def test_sampling_without_what_it_needs_is_refused():
         cartpole(sampling="curriculum").learn(10)
     with pytest.raises(ValueError, match="task_pool"):
         cartpole(sampling="prioritised").learn(10)
+    with pytest.raises(ValueError, match="difficulty_levels"):
+        cartpole(difficulty_levels=(1, 3)).learn(10)
 
 
 def test_environments_that_reset_themselves_are_refused():

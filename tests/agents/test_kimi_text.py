@@ -68,7 +68,7 @@ def talker(turns=1, **fields):
 
 @pytest.mark.parametrize("turns", [1, 2])
 def test_text_descends_the_loss_of_whole_responses(turns):
-    agent = talker(turns, max_grad_norm=1e9, micro_batch_tokens=40, tau=0.5, learning_rate=1e-3)
+    agent = talker(turns, max_grad_norm=1e9, micro_batch_tokens=16, tau=0.5, learning_rate=1e-3)
     seen = spied(agent)
     agent.learn(16)
     _, episodes = seen[0]
