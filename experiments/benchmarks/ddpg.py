@@ -96,9 +96,7 @@ def bare_products(env: str, updates: int) -> Measurement:
     import torch
 
     single = gymnasium.make(env)
-    observation, action = (
-        gymnasium.spaces.flatdim(s) for s in (single.observation_space, single.action_space)
-    )
+    observation, action = (gymnasium.spaces.flatdim(s) for s in (single.observation_space, single.action_space))
     products = update_products(observation, action)
     generator = torch.Generator().manual_seed(0)
 
@@ -214,9 +212,7 @@ def benchmark(options: Options) -> Benchmark:
     updating = {"env": options.env, "updates": options.steps or UPDATES}
     threads = options.threads or 1
     mine, my_update, products = "ours", "ours, update alone", "bare matrix products of an update"
-    peers = {
-        f"Stable-Baselines3, torch threads {n}": n for n in ([options.threads] if options.threads else [1, 2])
-    }
+    peers = {f"Stable-Baselines3, torch threads {n}": n for n in ([options.threads] if options.threads else [1, 2])}
     return Benchmark(
         title=f"DDPG on {options.env}, RL-Zoo's settings: [400, 300], batch 256, one update a step",
         unit="steps or updates/s",

@@ -38,9 +38,7 @@ def main() -> None:
     function, arguments = sys.argv[1:]
     with contextlib.redirect_stdout(sys.stderr):
         module_name, name = function.split(":")
-        measurement: Measurement = getattr(importlib.import_module(module_name), name)(
-            **json.loads(arguments)
-        )
+        measurement: Measurement = getattr(importlib.import_module(module_name), name)(**json.loads(arguments))
     print(json.dumps({**asdict(measurement), "peak_mb": peak_memory_mb()}, default=str))
 
 

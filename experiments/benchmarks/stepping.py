@@ -38,9 +38,7 @@ def peer_gymnasium(env: str, num_envs: int, steps: int) -> Measurement:
         [lambda: gym.make(env, disable_env_checker=True)] * num_envs,
         autoreset_mode=gym.vector.AutoresetMode.DISABLED,
     )
-    return _step(
-        vector, env, steps, {"vectorisation": "gymnasium SyncVectorEnv", "disable_env_checker": True}
-    )
+    return _step(vector, env, steps, {"vectorisation": "gymnasium SyncVectorEnv", "disable_env_checker": True})
 
 
 def peer_raw(env: str, num_envs: int, steps: int, cores: int) -> Measurement:
