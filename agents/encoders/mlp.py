@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +62,8 @@ class MLP(nn.Module):
             for p in layers[-1].parameters():
                 nn.init.uniform_(p, -output_gain, output_gain)
         self.layers = nn.ModuleList(layers)
+        # The same parameters without the module look-ups, which cost as much as the smaller operations.
+        self._weights = [(layer.weight, layer.bias) for layer in layers]
         self._views: tuple[int, list[tuple[np.ndarray, np.ndarray]]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,10 +85,9 @@ class MLP(nn.Module):
 
     def _numpy_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Views of the weights (transposed) and biases; made anew when the parameters have moved."""
-        layers = cast(list[nn.Linear], list(self.layers))
-        at = layers[0].weight.data_ptr()
+        at = self._weights[0][0].data_ptr()
         if self._views is None or self._views[0] != at:
-            views = [(p.weight.detach().numpy().T, p.bias.detach().numpy()) for p in layers]
+            views = [(weight.detach().numpy().T, bias.detach().numpy()) for weight, bias in self._weights]
             self._views = at, views
         return self._views[1]
 
@@ -98,11 +99,11 @@ class MLP(nn.Module):
     def trace(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The output, and the input of every layer, which `backward` needs."""
         activation = ACTIVATIONS[self.activation]
-        *hidden, output = cast(list[nn.Linear], list(self.layers))
+        *hidden, output = self._weights
         inputs = [x]
-        for layer in hidden:
-            inputs.append(activation(torch.addmm(layer.bias, inputs[-1], layer.weight.t())))
-        return torch.addmm(output.bias, inputs[-1], output.weight.t()), inputs
+        for weight, bias in hidden:
+            inputs.append(activation(F.linear(inputs[-1], weight, bias)))
+        return F.linear(inputs[-1], *output), inputs
 
     @torch.no_grad()
     def backward(self, inputs: list[Tensor], grad: Tensor) -> None:
@@ -112,12 +113,12 @@ class MLP(nn.Module):
         than the products.
         """
         through_activation = _BACKWARD[self.activation]
-        layers = cast(list[nn.Linear], list(self.layers))
-        for i in range(len(layers) - 1, -1, -1):
-            torch.mm(grad.t(), inputs[i], out=layers[i].weight.grad)
-            torch.sum(grad, 0, out=layers[i].bias.grad)
+        for i in range(len(inputs) - 1, -1, -1):
+            weight, bias = self._weights[i]
+            torch.mm(grad.t(), inputs[i], out=weight.grad)
+            torch.sum(grad, 0, out=bias.grad)
             if i:
-                grad = through_activation(grad.mm(layers[i].weight), inputs[i])
+                grad = through_activation(grad.mm(weight), inputs[i])
 
 
 def output_and_backward(encoder: nn.Module, net: MLP, obs: Any) -> tuple[Tensor, Callable[[Tensor], None]]:
