@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agents.core.agent import Agent
 from agents.core.buffer import Batch, Field
-from agents.core.flat import FlatParameters
+from agents.core.flat import FlatAdam, FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.returns import gae
 from agents.policies import StochasticPolicy
@@ -150,7 +150,7 @@ class TRPO(Agent):
         ).to(self.device)
         self.critic = ValueFunction(self.observation_space, **net).to(self.device)
         self.flat_critic = FlatParameters(self.critic)
-        self.critic_optimizer = torch.optim.Adam([self.flat_critic.vector], lr=c.critic_lr, fused=True)
+        self.critic_optimizer = FlatAdam(self.flat_critic, c.critic_lr)
         self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
             self.device
         )

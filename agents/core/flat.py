@@ -5,6 +5,10 @@ On small networks the time goes into the number of operations, not into their si
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -43,3 +47,35 @@ class FlatParameters:
         norm = self.grad.norm()
         self.grad.mul_((max_norm / (norm + 1e-6)).clamp_(max=1.0))
         return norm
+
+
+class FlatAdam:
+    """Adam (Kingma & Ba 2015) on one vector, in five operations: `torch.optim.Adam`'s numbers, to rounding.
+
+    torch's optimisers serve lists of tensors on any device; for one vector of a few thousand numbers that generality
+    costs three times the arithmetic. Betas 0.9 and 0.999, eps 1e-8.
+    """
+
+    def __init__(self, flat: FlatParameters, lr: float) -> None:
+        self.flat, self.lr = flat, lr
+        self.steps = 0
+        self.m, self.v = torch.zeros_like(flat.grad), torch.zeros_like(flat.grad)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step along the gradient in `flat.grad`."""
+        self.steps += 1
+        g = self.flat.grad
+        self.m.lerp_(g, 0.1)
+        self.v.mul_(0.999).addcmul_(g, g, value=0.001)
+        unbias = math.sqrt(1.0 - 0.999**self.steps)
+        rms = self.v.sqrt().add_(1e-8 * unbias)
+        self.flat.vector.addcdiv_(self.m, rms, value=-self.lr * unbias / (1.0 - 0.9**self.steps))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "m": self.m, "v": self.v}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+        self.m.copy_(state["m"])
+        self.v.copy_(state["v"])
