@@ -25,7 +25,6 @@ from agents.core.flat import FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.returns import gae, n_step
 from agents.policies import StochasticPolicy
-from agents.policies.stochastic import action_field_shape
 from agents.policies.value import ActionValue, ValueFunction, explained_variance, map_tree, next_values
 
 
@@ -168,7 +167,7 @@ class ActorCritic(Agent):
         }
 
     def schema(self) -> dict[str, Field]:
-        return {"action": Field(*action_field_shape(self.action_space)), "log_prob": Field()}
+        return self.policy.fields()
 
     def rows_per_iteration(self) -> int:
         return self.config.n_steps
@@ -183,8 +182,7 @@ class ActorCritic(Agent):
         return {"action": action, "log_prob": log_prob}
 
     def choose(self, obs: Any, deterministic: bool) -> Tensor:
-        distribution = self.policy(self.normalizer(obs))
-        return distribution.mode() if deterministic else distribution.sample(self.predict_generator)
+        return self.policy.choose(self.normalizer(obs), deterministic, self.predict_generator)
 
     def to_env(self, action: Tensor) -> np.ndarray:
         return self.policy.to_env(action)

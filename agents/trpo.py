@@ -26,7 +26,7 @@ from agents.core.flat import FlatAdam, FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.returns import gae
 from agents.policies import StochasticPolicy
-from agents.policies.stochastic import Distribution, action_field_shape
+from agents.policies.stochastic import Distribution
 from agents.policies.value import ValueFunction, explained_variance, map_split, map_tree, next_values
 
 
@@ -166,7 +166,7 @@ class TRPO(Agent):
         }
 
     def schema(self) -> dict[str, Field]:
-        return {"action": Field(*action_field_shape(self.action_space)), "log_prob": Field()}
+        return self.policy.fields()
 
     def rows_per_iteration(self) -> int:
         return self.config.n_steps
@@ -176,8 +176,7 @@ class TRPO(Agent):
         return {"action": action, "log_prob": log_prob}
 
     def choose(self, obs: Any, deterministic: bool) -> Tensor:
-        distribution = self.policy(self.normalizer(obs))
-        return distribution.mode() if deterministic else distribution.sample(self.predict_generator)
+        return self.policy.choose(self.normalizer(obs), deterministic, self.predict_generator)
 
     def to_env(self, action: Tensor) -> np.ndarray:
         return self.policy.to_env(action)

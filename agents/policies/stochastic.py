@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.core.buffer import Field
 from agents.encoders import MLP, make_encoder, output_and_backward
 from agents.encoders.mlp import NUMPY_ACTIVATIONS
 from agents.policies.categorical import Bernoulli, MultiCategorical
@@ -76,6 +77,15 @@ class StochasticPolicy(nn.Module):
             out = torch.from_numpy(self.net.numpy_forward(obs.numpy()))
             return self._distribution(out).sample_with_log_prob(generator)
         return self(obs).sample_with_log_prob(generator)
+
+    def choose(self, obs: Any, deterministic: bool, generator: torch.Generator) -> Tensor:
+        """Actions for evaluation: the most likely ones, or samples."""
+        distribution = self(obs)
+        return distribution.mode() if deterministic else distribution.sample(generator)
+
+    def fields(self) -> dict[str, Field]:
+        """How the buffer stores what `act` gives."""
+        return {"action": Field(*action_field_shape(self.action_space)), "log_prob": Field()}
 
     def to_env(self, action: Tensor) -> np.ndarray:
         """Stored actions [batch, ...] as the environment takes them."""
