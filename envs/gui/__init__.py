@@ -1,0 +1,1 @@
+"""Screens: a screenshot and an instruction in, mouse and keyboard out."""
