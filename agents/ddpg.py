@@ -166,7 +166,7 @@ class DDPG(Agent):
             return self.actor.explore(self.normalizer(obs), self.predict_generator)
         return self.actor(self.normalizer(obs))
 
-    def to_env(self, action: Tensor) -> np.ndarray:
+    def to_env(self, action: Tensor, obs: Any) -> np.ndarray:
         return self.actor.to_env(action)
 
     # --- learning -----------------------------------------------------------------------------------------------

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from agents.core.agent import Agent
@@ -30,16 +29,12 @@ from agents.core.flat import FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RunningMoments
 from agents.core.returns import group_advantage, length_reward
 from agents.core.tasks import SAMPLING, TaskSampler
-from agents.policies import StochasticPolicy
-from agents.policies.stochastic import action_field_shape, actions_to_env
-
-if TYPE_CHECKING:
-    from agents.policies.language import LanguagePolicy
-    from agents.policies.text_actor import TextActor
+from agents.policies import PolicyConfig, make_policy
+from agents.policies.policy import decision_counts, per_decision
 
 
 @dataclass
-class Config:
+class Config(PolicyConfig):
     """Settings of Kimi."""
 
     group_size: int = 8
@@ -73,7 +68,8 @@ class Config:
     length_reward_warmup: int = 0
     """Iterations before the length reward is switched on."""
     scale_returns: bool = True
-    """Divide returns by their running standard deviation, so that tau means the same on every task. Never for text."""
+    """Divide returns by their running standard deviation, so that tau means the same on every task. Never for text,
+    where a return is a verdict."""
     partial_rollouts: bool = True
     """Let unfinished episodes go on in the next iteration with the newer policy; otherwise they are dropped."""
     step_budget: int = 0
@@ -86,43 +82,16 @@ class Config:
     """Learn only from episodes above their group's baseline (ReST): the ablation of negative gradients."""
     normalize_observations: bool = True
     """Observations by their running mean and standard deviation."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the policy's hidden layers."""
-    activation: str = "tanh"
-    """Activation: tanh, relu, elu or gelu."""
-    log_std_init: float = 0.0
-    """Logarithm of the first standard deviation (Box actions)."""
-    model: str = "tiny"
-    """Text: tiny (from scratch), smollm2, a GGUF file, or a path or hub id that transformers loads."""
-    lora_rank: int = 0
-    """Text: train low-rank adapters of this rank (needs peft) instead of all weights; 0: all weights."""
-    max_tokens: int = 64
-    """Text: longest response, its stop token included."""
-    temperature: float = 1.0
-    """Text: temperature of sampling."""
-    top_p: float = 1.0
-    """Text: sample from the most probable tokens that together reach this probability."""
-    repeat_ngram: int = 0
-    """Text: end a response in which one sequence of so many tokens keeps coming back; 0: never."""
     token_budget: int = 0
     """Text: tokens that end an iteration's collection, unfinished responses going on in the next; 0: no limit."""
-    micro_batch_tokens: int = 4096
-    """Text: most tokens, prompts and padding included, of one forward and backward pass."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "groups_per_iteration",
-            "tau",
-            "learning_rate",
-            "epochs",
-            "minibatch_size",
-            "max_grad_norm",
-            "micro_batch_tokens",
-        ):
+        super().__post_init__()
+        for name in ("groups_per_iteration", "tau", "learning_rate", "epochs", "minibatch_size", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"kimi: {name} must be positive; got {value}")
-        for name in ("task_pool", "step_budget", "token_budget", "lora_rank", "length_reward_warmup"):
+        for name in ("task_pool", "step_budget", "token_budget", "length_reward_warmup"):
             if getattr(self, name) < 0:
                 raise ValueError(f"kimi: {name} cannot be negative; got {getattr(self, name)}")
         if self.group_size < 2:
@@ -155,21 +124,6 @@ def surrogate(log_ratio: Tensor, adv: Tensor, tau: float) -> Tensor:
     return (adv - tau * log_ratio).square().mean()
 
 
-@dataclass
-class Decisions:
-    """What the log-probability of a sequence is a sum over: the steps of an episode, or the tokens of its responses.
-
-    log_prob: under the present policy, with gradients; behaviour: under the one that decided, whose iteration is
-    version; segment: the episode. All [D]. entropy: mean of the policy's, [].
-    """
-
-    log_prob: Tensor
-    behaviour: Tensor
-    version: Tensor
-    segment: Tensor
-    entropy: Tensor
-
-
 class Kimi(Agent):
     """Kimi k1.5 for Box, Discrete, MultiDiscrete, MultiBinary and Text actions (a language model answers text)."""
 
@@ -178,20 +132,16 @@ class Kimi(Agent):
 
     def build(self) -> None:
         c = self.config
-        self.text: TextActor | None = None
-        if isinstance(self.action_space, spaces.Text):
-            self.text = self._text_actor()
-            self.policy: StochasticPolicy | LanguagePolicy = self.text.policy
-        else:
-            self.policy = StochasticPolicy(
-                self.observation_space,
-                self.action_space,
-                hidden=c.hidden,
-                activation=c.activation,
-                log_std_init=c.log_std_init,
-            ).to(self.device)
+        self.policy = make_policy(
+            self.observation_space,
+            self.action_space,
+            c,
+            seed=self.seed,
+            device=self.device,
+            token_budget=c.token_budget,
+        )
         self.flat = FlatParameters(self.policy)
-        rate = c.learning_rate or (1e-3 if self.text is None else 1e-4)
+        rate = c.learning_rate or self.policy.typical_rate
         self.optimizer = torch.optim.Adam([self.flat.vector], lr=rate, fused=True)
         self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
             self.device
@@ -201,46 +151,18 @@ class Kimi(Agent):
             c.group_size, seed=self.seed, sampling=c.sampling, levels=c.difficulty_levels, pool=c.task_pool
         )
 
-    def _text_actor(self) -> TextActor:
-        if not isinstance(self.observation_space, spaces.Text):
-            raise ValueError(f"kimi answers text with text; the observation here is {self.observation_space}")
-        from agents.policies.language import LanguagePolicy  # brings transformers, which control needs not wait for
-        from agents.policies.models import Lora
-        from agents.policies.sampling import Sampling
-        from agents.policies.text_actor import TextActor
-
-        c = self.config
-        policy = LanguagePolicy.load(
-            c.model,
-            device=self.device,
-            lora=Lora(rank=c.lora_rank) if c.lora_rank else None,
-            seed=self.seed,
-            micro_batch_tokens=c.micro_batch_tokens,
-        )
-        sampling = Sampling(
-            max_tokens=c.max_tokens, temperature=c.temperature, top_p=c.top_p, repeat_ngram=c.repeat_ngram
-        )
-        return TextActor(policy, sampling, token_budget=c.token_budget)
-
     def parts(self) -> dict[str, Any]:
-        text = {} if self.text is None else {"text": self.text}
         return {
             "policy": self.policy,
             "optimizer": self.optimizer,
             "normalizer": self.normalizer,
             "returns": self.returns,
             "tasks": self.sampler,
-            **text,
         }
 
     def schema(self) -> dict[str, Field]:
-        if self.text is not None:
-            return self.text.schema()
-        return {
-            "action": Field(*action_field_shape(self.action_space)),
-            "log_prob": Field(),
-            "version": Field((), torch.int64),
-        }
+        # A policy whose decisions may be older than their step has a version of its own for each.
+        return {"version": Field((), torch.int64), **self.policy.fields()}
 
     # --- collecting ---------------------------------------------------------------------------------------------
 
@@ -265,24 +187,19 @@ class Kimi(Agent):
 
     def enough(self) -> bool:
         whole = self.sampler.whole_groups(in_order=not self.config.partial_rollouts)
-        return len(whole) >= self.config.groups_per_iteration or (self.text is not None and self.text.exhausted)
+        return len(whole) >= self.config.groups_per_iteration or self.policy.exhausted
 
-    @torch.inference_mode()
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Any]:
-        if self.text is not None:
-            return self.text.act(obs, episode_start, self.generator, self.iterations)
-        action, log_prob = self.policy(self.normalizer(obs)).sample_with_log_prob(self.generator)
-        version = torch.full_like(log_prob, self.iterations, dtype=torch.int64)
-        return {"action": action, "log_prob": log_prob, "version": version}
+        fields = self.policy.act(
+            self.normalizer(obs), self.generator, episode_start=episode_start, version=self.iterations
+        )
+        return {"version": np.full(len(episode_start), self.iterations), **fields}
 
     def choose(self, obs: Any, deterministic: bool) -> Any:
-        if self.text is not None:
-            return self.text.choose(obs, deterministic, self.predict_generator)
-        distribution = self.policy(self.normalizer(obs))
-        return distribution.mode() if deterministic else distribution.sample(self.predict_generator)
+        return self.policy.choose(self.normalizer(obs), deterministic, self.predict_generator)
 
-    def to_env(self, action: Any) -> Any:
-        return self.text.to_env(action) if self.text is not None else actions_to_env(self.action_space, action)
+    def to_env(self, action: Any, obs: Any) -> Any:
+        return self.policy.to_env(action, obs)
 
     # --- learning -----------------------------------------------------------------------------------------------
 
@@ -293,10 +210,8 @@ class Kimi(Agent):
         episodes = self.take_groups()
         metrics = self.improve_policy(episodes) if len(episodes) else {}
         buffer.forget(episodes.episode_id)
-        if self.text is None:
-            self.normalizer.update(buffer.rollout().flat().obs)
-        else:
-            self.text.renew()
+        self.policy.renew()
+        self.normalizer.update(buffer.rollout().flat().obs)
         buffer.clear()
         if not c.partial_rollouts:
             collector.reset()
@@ -329,7 +244,7 @@ class Kimi(Agent):
             "success_rate": float((episodes.ret >= c.success_return).float().mean()),
             "group_std": group_std,
             "skipped_groups": skipped,
-            "old": float((self.versions(episodes) < self.iterations).float().mean()),
+            "old": float((per_decision(episodes.steps["version"]) < self.iterations).float().mean()),
         }
         if c.positives_only:
             keep &= adv > 0
@@ -358,7 +273,7 @@ class Kimi(Agent):
     def rewards(self, episodes: Episodes) -> Tensor:
         """r(x, y), [E]: the scaled return, and the length reward once its warm-up is over."""
         c, reward = self.config, episodes.ret
-        if c.scale_returns and self.text is None:
+        if c.scale_returns and not self.policy.judged:
             self.returns.update(reward.numpy())
             reward = reward / float((self.returns.var + 1e-8).sqrt())
         if c.length_reward_weight and self.iterations >= c.length_reward_warmup:
@@ -367,14 +282,9 @@ class Kimi(Agent):
         return reward
 
     def lengths(self, episodes: Episodes) -> Tensor:
-        """Steps of each episode, or tokens of its responses, [E]."""
-        if self.text is None:
-            return episodes.length
-        return torch.zeros_like(episodes.length).index_add(0, episodes.segment, episodes.steps["action"].lengths)
-
-    def versions(self, episodes: Episodes) -> Tensor:
-        """The iteration that each decision was made in, [D]."""
-        return episodes.steps["version"] if self.text is None else episodes.steps["token_version"].values
+        """Decisions of each episode, [E]: its steps, or the tokens of its responses."""
+        counts = decision_counts(episodes.steps["log_prob"])
+        return torch.zeros_like(episodes.length).index_add(0, episodes.segment, counts)
 
     def informative(self, reward: Tensor, group: Tensor) -> tuple[Tensor, float, float]:
         """Which episodes to learn from [E], the groups' mean standard deviation, and the share of groups left out."""
@@ -389,38 +299,22 @@ class Kimi(Agent):
         c = self.config
         self.flat.zero_grad()
         totals = torch.zeros(3, device=self.device)
-        for rows in self.micro_batches(episodes):
-            part = self.decisions(episodes.take(rows))
+        for rows in self.policy.micro_batches(episodes.steps, episodes.segment):
+            part = episodes.take(rows)
+            steps, segment = part.steps.to(self.device), part.segment.to(self.device)
+            found = self.policy.decisions(steps.with_obs(self.normalizer(steps.obs)))
+            assert found.behaviour is not None
             # Summing the differences, not the log-probabilities, keeps the digits of a long episode.
-            difference = part.log_prob - part.behaviour
+            difference = found.log_prob - found.behaviour
             if c.drop_old_segments:
-                difference = difference * (part.version == self.iterations)
-            log_ratio = torch.zeros(len(rows), device=self.device).index_add(0, part.segment, difference)
+                difference = difference * (per_decision(steps["version"]) == self.iterations)
+            log_ratio = torch.zeros(len(rows), device=self.device).index_add(0, segment[found.step], difference)
             share = len(rows) / len(episodes)
             loss = surrogate(log_ratio, adv[rows.to(self.device)], c.tau) * share
             (loss / (2 * c.tau)).backward()  # minus the paper's gradient, whatever tau
             with torch.no_grad():
                 kl = (difference.expm1() - difference).sum() / len(episodes)
-                totals += torch.stack([loss.detach(), kl, part.entropy * share])
+                totals += torch.stack([loss.detach(), kl, found.entropy.mean() * share])
         norm = self.flat.clip_grad(c.max_grad_norm)
         self.optimizer.step()
         return [*totals.unbind(), norm]
-
-    def micro_batches(self, episodes: Episodes) -> list[Tensor]:
-        """Indices of the episodes, cut into what one backward pass has memory for."""
-        if self.text is None:
-            return [torch.arange(len(episodes))]
-        return self.text.micro_batches(episodes.steps, episodes.segment, len(episodes))
-
-    def decisions(self, episodes: Episodes) -> Decisions:
-        steps, segment = episodes.steps.to(self.device), episodes.segment.to(self.device)
-        if self.text is not None:
-            behaviour, version = steps["token_log_prob"].values, steps["token_version"].values
-            by_token = torch.repeat_interleave(segment, steps["action"].lengths)
-            # The entropy of pi_i, from its own samples: that of pi would take a pass over the whole vocabulary.
-            return Decisions(self.text.log_probs(steps), behaviour, version, by_token, -behaviour.mean())
-        distribution = self.policy(self.normalizer(steps.obs))
-        log_prob = distribution.log_prob(steps["action"])
-        with torch.no_grad():
-            entropy = distribution.entropy().mean()
-        return Decisions(log_prob, steps["log_prob"], steps["version"], segment, entropy)

@@ -172,14 +172,13 @@ class TRPO(Agent):
         return self.config.n_steps
 
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
-        action, log_prob = self.policy.act(self.normalizer(obs), self.generator)
-        return {"action": action, "log_prob": log_prob}
+        return self.policy.act(self.normalizer(obs), self.generator)
 
     def choose(self, obs: Any, deterministic: bool) -> Tensor:
         return self.policy.choose(self.normalizer(obs), deterministic, self.predict_generator)
 
-    def to_env(self, action: Tensor) -> np.ndarray:
-        return self.policy.to_env(action)
+    def to_env(self, action: Tensor, obs: Any) -> np.ndarray:
+        return self.policy.to_env(action, obs)
 
     def update(self) -> dict[str, float]:
         c, buffer = self.config, self.buffer

@@ -42,6 +42,8 @@ def is_user_error(problem: Exception) -> bool:
     """Whether `problem` is something that the user can put right."""
     if isinstance(problem, ValueError | OSError):
         return True
+    if isinstance(problem, ModuleNotFoundError):  # one that an import raised has a name; ours says what to install
+        return problem.name is None
     # Imported by name: neither module need be loaded for a command that never touches it.
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(problem).__mro__}
     return bool(names & {"agents.core.errors.EnvironmentFailure", "gymnasium.error.Error"})

@@ -25,7 +25,7 @@ from torch import Tensor
 from agents.core import checkpoint
 from agents.core.buffer import Buffer, Field
 from agents.core.callbacks import Infos, as_callback
-from agents.core.collector import Collector
+from agents.core.collector import Collector, transition_schema
 from agents.core.environments import as_vector_env, environment_spec, environment_state, restore_environment
 from agents.core.errors import CheckpointError, nearest
 from agents.core.spaces import describe, is_single, observation_tensors, rebuild, same, stack_one
@@ -122,8 +122,8 @@ class Agent:
         """Act in evaluation: actions [batch, ...] as stored."""
         raise NotImplementedError
 
-    def to_env(self, action: Any) -> Any:
-        """Stored actions as the environment takes them."""
+    def to_env(self, action: Any, obs: Any) -> Any:
+        """Stored actions as the environment takes them; obs: the raw observations they answer."""
         raise NotImplementedError
 
     def update(self) -> Mapping[str, float | Tensor]:
@@ -212,14 +212,9 @@ class Agent:
                 self._environment["id"], self._environment["num_envs"], self._environment["kwargs"]
             )
             self._check_spaces(self.env)
-        schema = self._transition_schema(self.env)
+        schema = transition_schema(self.env, self.schema(), episodes=self.tasks() is not None)
         self.buffer = Buffer(schema, self.buffer_rows(), self.env.num_envs, seed=self.seed)
         self.collector = Collector(self.env, self, self.buffer, seed=self.seed, tasks=self.tasks())
-
-    def _transition_schema(self, env: VectorEnv) -> dict[str, Field]:
-        from agents.core.collector import transition_schema
-
-        return transition_schema(env, self.schema(), episodes=self.tasks() is not None)
 
     def _log(self, metrics: Mapping[str, float | Tensor], seconds: float, steps: int) -> None:
         logger = self.logger
@@ -248,7 +243,7 @@ class Agent:
         batch = stack_one(self.observation_space, observation) if single else observation
         with torch.inference_mode():
             tensors = observation_tensors(self.observation_space, batch, self.device)
-            actions = self.to_env(self.choose(tensors, deterministic))
+            actions = self.to_env(self.choose(tensors, deterministic), tensors)
         return (actions[0] if single else actions), state
 
     # --- environment, logger -------------------------------------------------------------------------------------

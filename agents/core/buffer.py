@@ -87,6 +87,11 @@ class Batch(dict[str, Any]):
         """The rows `index` [M] of a batch with one leading dimension."""
         return Batch({k: v.take(index) if isinstance(v, Ragged) else v[index] for k, v in self.items()})
 
+    def with_obs(self, obs: Any) -> Batch:
+        """The same with another observation tree, of the same leaves."""
+        named = {f"obs.{name}": leaf for name, leaf in obs.items()} if isinstance(obs, Mapping) else {"obs": obs}
+        return Batch({**self, **named})
+
     def to(self, device: torch.device) -> Batch:
         return Batch({k: v.to(device) for k, v in self.items()})
 

@@ -34,8 +34,8 @@ class Actor(Protocol):
         stepped with None, and their row belongs to no episode.
         """
 
-    def to_env(self, action: Tensor) -> Any:
-        """Stored actions as `env.step` takes them."""
+    def to_env(self, action: Any, obs: Any) -> Any:
+        """Stored actions as `env.step` takes them; obs: what they answer."""
 
 
 def transition_schema(env: VectorEnv, action: Mapping[str, Field], *, episodes: bool = False) -> dict[str, Field]:
@@ -153,7 +153,7 @@ class Collector:
             seen = {k: v.to(device) for k, v in seen.items()} if isinstance(seen, Mapping) else seen.to(device)
         fields = dict(self.actor.act(seen, self.episode_start))
         idle = fields.pop("idle", None)
-        action = self.actor.to_env(fields["action"])
+        action = self.actor.to_env(fields["action"], seen)
         if idle is not None:
             action = [None if waits else one for waits, one in zip(idle, action, strict=True)]
         obs, reward, terminated, truncated, infos = self._guarded(env.step, action)

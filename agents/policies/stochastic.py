@@ -10,16 +10,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents.core.buffer import Field
+from agents.core.buffer import Batch, Field
 from agents.encoders import MLP, make_encoder, output_and_backward
 from agents.encoders.mlp import NUMPY_ACTIVATIONS
 from agents.policies.categorical import Bernoulli, MultiCategorical
 from agents.policies.gaussian import Gaussian
+from agents.policies.policy import Decisions, Distribution, Policy
 
-Distribution = Gaussian | MultiCategorical | Bernoulli
 
-
-class StochasticPolicy(nn.Module):
+class StochasticPolicy(Policy):
     """pi(action | observation) for Box, Discrete, MultiDiscrete and MultiBinary actions.
 
     Actions are kept as sampled; `to_env` clips Box actions to their bounds and adds a Discrete space's start.
@@ -70,37 +69,56 @@ class StochasticPolicy(nn.Module):
         return MultiCategorical(out, self.sizes, isinstance(self.action_space, spaces.Discrete))
 
     @torch.inference_mode()
-    def act(self, obs: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def act(
+        self, obs: Any, generator: torch.Generator, *, episode_start: np.ndarray | None = None, version: int = 0
+    ) -> dict[str, Tensor]:
         """Sampled actions and their log-probabilities [batch]."""
         few = isinstance(obs, Tensor) and obs.device.type == "cpu" and len(obs) <= 64
         if few and self.encoder.identity and self.net.activation in NUMPY_ACTIVATIONS:
-            out = torch.from_numpy(self.net.numpy_forward(obs.numpy()))
-            return self._distribution(out).sample_with_log_prob(generator)
-        return self(obs).sample_with_log_prob(generator)
+            distribution = self._distribution(torch.from_numpy(self.net.numpy_forward(obs.numpy())))
+        else:
+            distribution = self(obs)
+        action, log_prob = distribution.sample_with_log_prob(generator)
+        return {"action": action, "log_prob": log_prob}
 
+    @torch.inference_mode()
     def choose(self, obs: Any, deterministic: bool, generator: torch.Generator) -> Tensor:
         """Actions for evaluation: the most likely ones, or samples."""
         distribution = self(obs)
         return distribution.mode() if deterministic else distribution.sample(generator)
 
     def fields(self) -> dict[str, Field]:
-        """How the buffer stores what `act` gives."""
         return {"action": Field(*action_field_shape(self.action_space)), "log_prob": Field()}
 
-    def to_env(self, action: Tensor) -> np.ndarray:
-        """Stored actions [batch, ...] as the environment takes them."""
-        return actions_to_env(self.action_space, action)
+    def to_env(self, action: Tensor, obs: Any) -> np.ndarray:
+        """Stored actions [batch, ...] as the environment takes them: clipped to a Box, from a Discrete's start on."""
+        space, array = self.action_space, action.cpu().numpy()
+        match space:
+            case spaces.Box():
+                return np.clip(array.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
+            case spaces.Discrete() | spaces.MultiDiscrete():
+                return (array.reshape(-1, *(space.shape or ())) + space.start).astype(space.dtype, copy=False)
+        return array.reshape(-1, *(space.shape or ())).astype(space.dtype, copy=False)
 
+    def from_env(self, actions: Sequence[Any], obs: Any) -> Tensor:
+        """The environment's actions as they are stored: `to_env` of it gives them back."""
+        space, (shape, dtype) = self.action_space, action_field_shape(self.action_space)
+        array = np.asarray(actions)
+        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            array = array - space.start
+        return torch.as_tensor(array).to(dtype).reshape(len(array), *shape)
 
-def actions_to_env(space: spaces.Space, action: Tensor) -> np.ndarray:
-    """Stored actions [batch, ...] as the environment takes them: clipped to a Box, shifted to a Discrete's start."""
-    array = action.cpu().numpy()
-    match space:
-        case spaces.Box():
-            return np.clip(array.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
-        case spaces.Discrete() | spaces.MultiDiscrete():
-            return (array.reshape(-1, *(space.shape or ())) + space.start).astype(space.dtype, copy=False)
-    return array.reshape(-1, *(space.shape or ())).astype(space.dtype, copy=False)
+    def decisions(self, steps: Batch, *, entropy: bool = False) -> Decisions:
+        """One for each step; the entropy is exact."""
+        distribution = self(steps.obs)
+        log_prob = distribution.log_prob(steps["action"])
+        with torch.set_grad_enabled(entropy and torch.is_grad_enabled()):
+            entropies = distribution.entropy()
+        step = torch.arange(len(log_prob), device=log_prob.device)
+        return Decisions(log_prob, steps.get("log_prob"), step, entropies)
+
+    def distribution(self, steps: Batch) -> Distribution:
+        return self(steps.obs)
 
 
 def _sizes(space: spaces.Space) -> tuple[int, ...]:

@@ -206,14 +206,14 @@ def test_old_segments_can_be_left_out(drop):
 
 def test_what_a_fresh_step_is_compared_with_is_what_acted():
     agent = cartpole(partial_rollouts=False)
-    ratios, decisions = [], agent.decisions
+    ratios, decisions = [], agent.policy.decisions
 
-    def watched(episodes):
-        found = decisions(episodes)
+    def watched(steps):
+        found = decisions(steps)
         ratios.append(float((found.log_prob - found.behaviour).detach().abs().max()))
         return found
 
-    agent.decisions = watched
+    agent.policy.decisions = watched
     seen = spied(agent)
     agent.learn(2000)
     per_iteration = len(ratios) // len(seen)

@@ -76,19 +76,19 @@ def test_text_descends_the_loss_of_whole_responses(turns):
     assert len(steps["action"]) == len(episodes) * turns
     # Scored anew, in one pass and with the first weights, tokens have the log-probabilities they were drawn with.
     first = talker(turns)
-    prompts = first.policy.prompt_tokens([bytes(row.numpy()).decode() for row in steps.obs.rows()])
-    again = first.policy.response_log_probs(prompts, steps["action"].rows()).values
-    torch.testing.assert_close(again.detach(), steps["token_log_prob"].values, atol=1e-4, rtol=0)
+    prompts = first.policy.language.prompt_tokens([bytes(row.numpy()).decode() for row in steps.obs.rows()])
+    again = first.policy.language.response_log_probs(prompts, steps["action"].rows()).values
+    torch.testing.assert_close(again.detach(), steps["log_prob"].values, atol=1e-4, rtol=0)
 
     reward = torch.randn(len(episodes))
-    found = agent.policy.response_log_probs(prompts, steps["action"].rows())
+    found = agent.policy.language.response_log_probs(prompts, steps["action"].rows())
     by_token = torch.repeat_interleave(episodes.segment, steps["action"].lengths)
     sums = torch.zeros(len(episodes)).index_add(0, by_token, found.values)
-    reference = torch.zeros(len(episodes)).index_add(0, by_token, steps["token_log_prob"].values)
+    reference = torch.zeros(len(episodes)).index_add(0, by_token, steps["log_prob"].values)
     loss = kimi_loss(sums, reference, reward, episodes.group_id, 0.5)
     expected = torch.autograd.grad(loss, list(agent.policy.parameters()))  # / 2 tau, which is 1
     adv = reward - torch.stack([reward[episodes.group_id == g].mean() for g in episodes.group_id])
-    assert len(agent.micro_batches(episodes)) > 1
+    assert len(agent.policy.micro_batches(steps, episodes.segment)) > 1
     before = agent.flat.vector.detach().clone()
     agent.train_step(episodes, adv)
     agent.flat.vector.data.copy_(before)
@@ -104,9 +104,9 @@ def test_a_token_budget_parks_responses_and_goes_on_with_newer_weights():
     for iteration, episodes in seen:
         steps = episodes.steps
         assert bool((torch.bincount(episodes.segment) == 2).all())  # turns; waiting is no step
-        versions = steps["token_version"].rows()
+        versions = steps["version"].rows()
         assert all(bool((row.diff() >= 0).all()) and int(row.max()) <= iteration for row in versions)
-        assert steps["action"].lengths.tolist() == steps["token_log_prob"].lengths.tolist()
+        assert steps["action"].lengths.tolist() == steps["log_prob"].lengths.tolist()
         assert bool((steps["action"].lengths <= 20).all())
         mixed += sum(len(row.unique()) > 1 for row in versions)
     assert mixed > 10
@@ -129,13 +129,13 @@ def test_exact_resume_of_text(fields, tmp_path):
 
     settings = {"group_size": 4, "groups_per_iteration": 2, "max_tokens": 4, "seed": 0, "device": "cpu"}
     whole = agents.Kimi(made(), **{**settings, "skip_equal_groups": False, **fields}).learn(20)
-    while fields and not whole.text.parked:
+    while fields and not whole.policy.parked:
         whole.learn(1, reset_num_timesteps=False)  # one more iteration
     whole.save(tmp_path / "middle", exact=True)
     whole.learn(24, reset_num_timesteps=False)
     resumed = agents.load(tmp_path / "middle", made(), device="cpu")
     assert resumed.restored_exactly
-    assert bool(resumed.text.parked) == bool(fields)
+    assert bool(resumed.policy.parked) == bool(fields)
     resumed.learn(24, reset_num_timesteps=False)
     one, other = whole.save(tmp_path / "one", exact=True), resumed.save(tmp_path / "other", exact=True)
     assert one.read_bytes() == other.read_bytes()

@@ -76,7 +76,7 @@ class CountingActor:
         self.starts.append(episode_start.copy())
         return {"action": (sum_of(obs) * 7 % 3).long()}
 
-    def to_env(self, action: torch.Tensor) -> np.ndarray:
+    def to_env(self, action: torch.Tensor, obs: Any) -> np.ndarray:
         return action.numpy()
 
     @staticmethod

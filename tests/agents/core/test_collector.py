@@ -237,7 +237,7 @@ class Wide:
     def act(self, obs, episode_start):
         return {"action": torch.full((len(obs), 2), 7.0)}
 
-    def to_env(self, action):
+    def to_env(self, action, obs):
         return action.clamp(-1, 1).numpy()
 
     def schema(self):

@@ -182,7 +182,7 @@ class Passive:
     def act(self, obs, episode_start):
         return {"action": torch.zeros(len(obs), dtype=torch.int64)}
 
-    def to_env(self, action):
+    def to_env(self, action, obs):
         return action.numpy()
 
 

@@ -28,7 +28,7 @@ def test_actions_lie_in_their_space(kind, space):
     assert action.shape == (16, *shape)
     assert action.dtype == dtype
     assert log_prob.shape == distribution.entropy().shape == (16,)
-    taken = policy.to_env(action.detach())
+    taken = policy.to_env(action.detach(), None)
     assert len(taken) == 16
     assert all(space.contains(a) for a in taken)
     if kind is MultiCategorical:
@@ -40,7 +40,7 @@ def test_box_actions_are_clipped_and_the_stored_ones_are_not():
     low, high = np.array([-1.0, 0.0], np.float32), np.array([0.5, 3.0], np.float32)
     policy = StochasticPolicy(OBS, spaces.Box(low, high))
     action = torch.tensor([[-9.0, -9.0], [9.0, 9.0], [0.25, 1.0]])
-    assert policy.to_env(action).tolist() == [low.tolist(), high.tolist(), [0.25, 1.0]]
+    assert policy.to_env(action, None).tolist() == [low.tolist(), high.tolist(), [0.25, 1.0]]
     assert action[0].tolist() == [-9.0, -9.0]
 
 

@@ -1,0 +1,97 @@
+"""Which policy an environment gets: one function from its spaces to a policy, and the settings of all of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+from gymnasium import spaces
+
+from agents.policies.policy import Policy
+from agents.policies.stochastic import StochasticPolicy
+
+
+@dataclass
+class PolicyConfig:
+    """Settings of the policy."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of policy and critic."""
+    activation: str = "tanh"
+    """Activation: tanh, relu, elu or gelu."""
+    log_std_init: float = 0.0
+    """Logarithm of the first standard deviation (Box actions)."""
+    model: str = "tiny"
+    """Text: tiny (from scratch), smollm2, a GGUF file, or a path or hub id that transformers loads."""
+    lora_rank: int = 0
+    """Text: train low-rank adapters of this rank (needs peft) instead of all weights; 0: all weights."""
+    max_tokens: int = 64
+    """Text: longest response, its stop token included."""
+    temperature: float = 1.0
+    """Text: temperature of sampling."""
+    top_p: float = 1.0
+    """Text: sample from the most probable tokens that together reach this probability."""
+    repeat_ngram: int = 0
+    """Text: end a response in which one sequence of so many tokens keeps coming back; 0: never."""
+    micro_batch_tokens: int = 4096
+    """Text: most tokens, prompts and padding included, of one forward and backward pass."""
+
+    def __post_init__(self) -> None:
+        if self.micro_batch_tokens < 1:
+            raise ValueError(f"micro_batch_tokens must be positive; got {self.micro_batch_tokens}")
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank cannot be negative; got {self.lora_rank}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, or nothing is explored; got {self.temperature}")
+
+
+def make_policy(
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    config: PolicyConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    token_budget: int = 0,
+) -> Policy:
+    """The stochastic policy for these spaces: a language model for Text, else an encoder and a distribution.
+
+    seed: of a language model made from scratch; other first weights come from torch's global generator. token_budget:
+    see `TextPolicy`.
+
+    Raises ValueError for spaces that no policy serves, ModuleNotFoundError, saying what to install, where the model
+    needs a package that is missing.
+    """
+    if not isinstance(action_space, spaces.Text):
+        return StochasticPolicy(
+            observation_space,
+            action_space,
+            hidden=config.hidden,
+            activation=config.activation,
+            log_std_init=config.log_std_init,
+        ).to(device)
+    if not isinstance(observation_space, spaces.Text):
+        raise ValueError(f"a language model answers text with text; the observation here is {observation_space}")
+    if importlib.util.find_spec("transformers") is None:
+        raise ModuleNotFoundError('Text needs the package transformers: pip install "transformers>=5"')
+    # These bring transformers, which control need not wait for.
+    from agents.policies.language import LanguagePolicy
+    from agents.policies.models import Lora
+    from agents.policies.sampling import Sampling
+    from agents.policies.text import TextPolicy
+
+    language = LanguagePolicy.load(
+        config.model,
+        device=device,
+        lora=Lora(rank=config.lora_rank) if config.lora_rank else None,
+        seed=seed,
+        micro_batch_tokens=config.micro_batch_tokens,
+    )
+    sampling = Sampling(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        repeat_ngram=config.repeat_ngram,
+    )
+    return TextPolicy(language, sampling, token_budget=token_budget)
