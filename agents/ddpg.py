@@ -111,6 +111,7 @@ class DDPG(Agent):
         c = self.config
         net = {"hidden": c.hidden, "activation": c.activation}
         self.actor = DeterministicPolicy(self.observation_space, self.action_space, **net).to(self.device)
+        self.policy = self.actor  # the name it has in every agent
         self.critic = ActionValue(self.observation_space, self.actor.dim, init="fan_in", output_gain=3e-3, **net).to(
             self.device
         )
@@ -168,6 +169,9 @@ class DDPG(Agent):
 
     def to_env(self, action: Tensor, obs: Any) -> np.ndarray:
         return self.actor.to_env(action)
+
+    def imitated(self) -> None:
+        self.target_actor.load_state_dict(self.actor.state_dict())
 
     # --- learning -----------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from agents.core.callbacks import Infos, as_callback
 from agents.core.collector import Collector, transition_schema
 from agents.core.environments import as_vector_env, environment_spec, environment_state, restore_environment
 from agents.core.errors import CheckpointError, nearest
+from agents.core.normalizer import ObservationNormalizer
 from agents.core.spaces import describe, is_single, observation_tensors, rebuild, same, stack_one
 from agents.core.tasks import TaskSampler
 
@@ -49,6 +50,9 @@ class Agent:
     Config: ClassVar[type]
     default_num_envs: ClassVar[int] = 16  # when `env` is an id
     log_interval: ClassVar[int] = 1  # iterations
+
+    policy: Any  # made by `build`, like the rest
+    normalizer: ObservationNormalizer
 
     def __init__(
         self,
@@ -129,6 +133,9 @@ class Agent:
     def update(self) -> Mapping[str, float | Tensor]:
         """Learn from the buffer; the metrics to log under train/."""
         raise NotImplementedError
+
+    def imitated(self) -> None:
+        """Called when the policy has learned by imitation: bring in line what follows it."""
 
     def tasks(self) -> TaskSampler | None:
         """Draws reset seeds in groups; None leaves seeding to the environments' own generators."""

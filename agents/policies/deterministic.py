@@ -103,6 +103,26 @@ class DeterministicPolicy(nn.Module):
         assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
         return (index.reshape(-1, *(space.shape or ())) + space.start).astype(space.dtype)
 
+    def from_env(self, actions: Sequence[Any], obs: Any) -> Tensor:
+        """The environment's actions as vectors [batch, dim]: `to_env` of them gives the actions back."""
+        space, array = self.action_space, np.asarray(actions)
+        if not self.sizes:
+            offset = torch.from_numpy(array.reshape(len(array), -1)).double() - self.center.cpu()
+            half = self.half_range.cpu()
+            return torch.where(half > 0, offset / half, 0.0).clamp(-1.0, 1.0).float()
+        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        index = torch.from_numpy(np.asarray(array - space.start, np.int64).reshape(len(array), -1))
+        blocks = [F.one_hot(column, n) for column, n in zip(index.unbind(-1), self.sizes, strict=True)]
+        return torch.cat(blocks, -1).float()
+
+    def imitation_loss(self, obs: Any, action: Tensor) -> Tensor:
+        """How far the policy is from an expert's actions [batch, dim], [batch]: squared error, or cross-entropy."""
+        out = self.net(self.encoder(obs))
+        if not self.sizes:
+            return (torch.tanh(out) - action).square().sum(-1)
+        pairs = zip(out.split(self.sizes, -1), action.split(self.sizes, -1), strict=True)
+        return torch.stack([F.cross_entropy(logits, wanted, reduction="none") for logits, wanted in pairs]).sum(0)
+
 
 def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
     return -torch.empty_like(like).exponential_(generator=generator).log_()

@@ -164,6 +164,16 @@ class ReasoningVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArra
         """The current observations; "" for an environment that was never reset."""
         return tuple("" if episode is None else episode.observation() for episode in self._episodes)
 
+    def demonstrate(self) -> list[str | None]:
+        """A right response in each environment's present state, with its chain of thought.
+
+        None where the episode is over (or not begun), or where no answer to the problem is known.
+        """
+        return [
+            None if episode is None or episode.done else self.task.demonstration(episode.problem) or None
+            for episode in self._episodes
+        ]
+
     def get_state(self) -> dict[str, NDArray[Any]]:
         """All that decides what comes next, as plain arrays: seed streams, instances, conversations."""
         episodes = self._episodes
