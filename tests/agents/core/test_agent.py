@@ -350,9 +350,10 @@ def test_what_is_no_environment():
 
 
 @each_algorithm
-def test_text_needs_a_language_policy(name):
-    with pytest.raises(ValueError, match="language policy"):
-        make(name, vector(lambda: Counting("text"), 2))
+def test_observations_without_features_are_refused(name):
+    space = spaces.Dict({"graph": spaces.Graph(spaces.Discrete(2), None)})
+    with pytest.raises(ValueError, match="Text observations"):
+        make(name, vector(lambda: Fixed(space, ACTIONS["discrete"]), 2))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
