@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
     import gymnasium
     from gymnasium.vector import VectorEnv
 
-EVAL_ENVS = 16  # at most so many episodes of an evaluation run at once
+# At most so many episodes of an evaluation run at once.
+EVAL_ENVS = 16
+EVAL_TEXTS = 512  # a language model answers them together
 
 
 def find_env(env_id: str) -> Any:
@@ -33,14 +36,26 @@ def env_options(env_id: str) -> type:
         creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
     except Exception as problem:  # whatever a third package's import raises
         raise ValueError(f"{spec.id} cannot be loaded here: {type(problem).__name__}: {problem}") from problem
-    return options_of("EnvOptions", creator, skip=("render_mode", *spec.kwargs))
+    options = options_of("EnvOptions", creator, skip=("render_mode", *spec.kwargs))
+    if spec.namespace in ("reasoning", "reasoning_gym"):  # whose constructor hands on what its task takes
+        from envs.reasoning.tasks import TASKS
+
+        of_task = options_of("TaskOptions", TASKS[spec.kwargs["task"]], skip=tuple(spec.kwargs))
+        options = dataclasses.make_dataclass("EnvOptions", [], bases=(of_task, options), kw_only=True)
+    return options
 
 
 def make_eval_env(env_id: str, episodes: int, env_kwargs: dict[str, Any]) -> VectorEnv:
-    """Environments for evaluations of so many episodes, apart from those of training."""
+    """Environments for evaluations of so many episodes, apart from those of training.
+
+    Where problems are split into some for training and some for evaluation, these have the latter.
+    """
     import envs
 
-    return envs.make_vec(env_id, num_envs=min(episodes, EVAL_ENVS), **env_kwargs)
+    at_once = EVAL_ENVS
+    if "split" in {field.name for field in dataclasses.fields(env_options(env_id))}:
+        env_kwargs, at_once = {"split": "eval", **env_kwargs}, EVAL_TEXTS
+    return envs.make_vec(env_id, num_envs=min(episodes, at_once), **env_kwargs)
 
 
 def make_single(env_id: str, **kwargs: Any) -> gymnasium.Env:

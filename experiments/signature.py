@@ -65,6 +65,8 @@ def options_of(name: str, function: Callable[..., Any], skip: Collection[str] = 
     no sequence), else it takes any YAML value; `:param x:` lines of the docstrings explain it.
     """
     helps = _explained(function)
+    made = dataclasses.fields(function) if dataclasses.is_dataclass(function) else ()
+    factories = {f.name: f.default_factory for f in made if f.default_factory is not dataclasses.MISSING}
     fields: list[tuple[str, Any, Any]] = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name in skip or parameter.kind not in (
@@ -72,7 +74,7 @@ def options_of(name: str, function: Callable[..., Any], skip: Collection[str] = 
             parameter.KEYWORD_ONLY,
         ):
             continue
-        default = parameter.default
+        default = factories[parameter.name]() if parameter.name in factories else parameter.default
         if default is parameter.empty or parameter.name == "self":
             continue
         loose = re.search(r"tuple|list|dict|Sequence|str \||\| str|Union\[.*str", str(parameter.annotation))
