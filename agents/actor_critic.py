@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from agents.core.agent import Agent
 from agents.core.buffer import Batch, Field
-from agents.core.flat import FlatParameters
+from agents.core.flat import FlatAdam, FlatParameters, FlatRMSprop
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.returns import gae, n_step
 from agents.policies import StochasticPolicy
@@ -146,12 +146,11 @@ class ActorCritic(Agent):
         else:
             self.critic = ValueFunction(self.observation_space, **net).to(self.device)
         self.flat = FlatParameters(self.policy, self.critic)
-        if c.optimizer == "rmsprop":
-            self.optimizer: torch.optim.Optimizer = torch.optim.RMSprop(
-                [self.flat.vector], lr=c.learning_rate, alpha=0.99, eps=1e-5
-            )
-        else:
-            self.optimizer = torch.optim.Adam([self.flat.vector], lr=c.learning_rate, eps=1e-5, fused=True)
+        self.optimizer: FlatRMSprop | FlatAdam = (
+            FlatRMSprop(self.flat, c.learning_rate)
+            if c.optimizer == "rmsprop"
+            else FlatAdam(self.flat, c.learning_rate, eps=1e-5)
+        )
         self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
             self.device
         )
@@ -193,13 +192,13 @@ class ActorCritic(Agent):
         assert buffer is not None
         raw = buffer.rollout()
         if c.normalize_rewards:
-            self.reward_scaler.update(raw["reward"], torch.maximum(raw["terminated"], raw["truncated"]))
+            self.reward_scaler.update(raw)
         if c.anneal:
             remaining = 1.0 - min(1.0, self.num_timesteps / max(1, self.total_timesteps))
-            self.optimizer.param_groups[0]["lr"] = c.learning_rate * remaining
+            self.optimizer.lr = c.learning_rate * remaining
         step = {"a2c": self._a2c, "qac": self._qac, "off-policy": self._off_policy}[c.variant]
         metrics = step(raw)
-        self.normalizer.update(raw.flat().obs)
+        self.normalizer.update(raw.flat("obs").obs)
         buffer.clear()
         return metrics
 
@@ -209,7 +208,7 @@ class ActorCritic(Agent):
         flat_values, critic_backward = self.critic.with_backward(obs)
         reward, terminated, truncated = rollout["reward"], rollout["terminated"], rollout["truncated"]
         values = flat_values.view_as(reward)
-        successors = next_values(lambda o: self.critic(self.normalizer(o)), values, rollout)
+        successors = next_values(lambda o: self.critic.predict(self.normalizer(o)), values, rollout)
         if c.advantage == "n-step":
             adv = n_step(reward, successors, terminated, truncated, c.gamma, c.lookahead) - values
         else:

@@ -275,7 +275,7 @@ class Kimi(Agent):
         c, reward = self.config, episodes.ret
         if c.scale_returns and not self.policy.judged:
             self.returns.update(reward.numpy())
-            reward = reward / float((self.returns.var + 1e-8).sqrt())
+            reward = reward / float((self.returns.var + 1e-8) ** 0.5)
         if c.length_reward_weight and self.iterations >= c.length_reward_warmup:
             correct = episodes.ret >= c.success_return
             reward = reward + c.length_reward_weight * length_reward(self.lengths(episodes), correct, episodes.group_id)

@@ -184,9 +184,8 @@ class TRPO(Agent):
         c, buffer = self.config, self.buffer
         assert buffer is not None
         raw = buffer.rollout()
-        ended = torch.maximum(raw["terminated"], raw["truncated"])
         if c.normalize_rewards:
-            self.reward_scaler.update(raw["reward"], ended)
+            self.reward_scaler.update(raw)
         rollout = raw.to(self.device)
         reward = self.reward_scaler(rollout["reward"]) if c.normalize_rewards else rollout["reward"]
         values, successors = self.values(rollout)

@@ -76,9 +76,13 @@ class Batch(dict[str, Any]):
     def next_obs(self) -> Any:
         return tree(self, "next_obs")
 
-    def flat(self) -> Batch:
-        """[T, N, ...] as [T * N, ...], without the rows marked invalid (an environment's own reset steps)."""
-        merged = Batch({k: v if isinstance(v, Ragged) else v.flatten(0, 1) for k, v in self.items()})
+    def flat(self, prefix: str = "") -> Batch:
+        """[T, N, ...] as [T * N, ...], without the rows marked invalid (an environment's own reset steps).
+
+        prefix: of the columns wanted.
+        """
+        wanted = {k: v for k, v in self.items() if k.startswith(prefix)} if prefix else self
+        merged = Batch({k: v if isinstance(v, Ragged) else v.flatten(0, 1) for k, v in wanted.items()})
         if "valid" not in self or bool(self["valid"].all()):
             return merged
         return merged.take(self["valid"].flatten().nonzero().squeeze(1))

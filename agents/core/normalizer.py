@@ -6,76 +6,75 @@ iteration the policy that acted and the policy that is trained see the same inpu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
+from agents.core.buffer import Batch
 from agents.core.spaces import leaves
 
 
-class RunningMoments(nn.Module):
-    """Mean and variance of a stream of vectors, merged batch by batch in double precision (Chan et al. 1979)."""
+class RunningMoments:
+    """Mean and variance of a stream of arrays, merged batch by batch in double precision (Chan et al. 1979)."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.mean: Tensor
-        self.var: Tensor
-        self.count: Tensor
+        self.mean, self.var, self.count = np.zeros(shape), np.ones(shape), 0.0
 
     def update(self, x: np.ndarray) -> None:
         """Take in x [batch, *shape]."""
-        x = x.astype(np.float64)
-        mean, var, count = self.mean.cpu().numpy(), self.var.cpu().numpy(), float(self.count)
-        n = len(x)
-        batch_mean = x.sum(0) / n
-        shift, total = batch_mean - mean, count + n
-        x -= batch_mean
-        squares = np.square(x, out=x).sum(0) + shift**2 * (count * n / total)
-        if count > 0:
-            squares += var * count
-        self.var.copy_(torch.from_numpy(np.asarray(squares / total)))
-        self.mean.copy_(torch.from_numpy(np.asarray(mean + shift * (n / total))))
-        self.count.fill_(total)
+        n, count = len(x), self.count
+        total = count + n
+        batch_mean = np.add.reduce(x, 0, dtype=np.float64) / n
+        shift = batch_mean - self.mean
+        squares = np.add.reduce(np.square(x - batch_mean), 0) + shift * shift * (count * n / total)
+        self.var = np.asarray((squares + self.var * count) / total)
+        self.mean = np.asarray(self.mean + shift * (n / total))
+        self.count = float(total)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "var": self.var, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.mean, self.var = np.array(state["mean"]), np.array(state["var"])
+        self.count = float(state["count"])
 
 
-class ObservationNormalizer(nn.Module):
+class ObservationNormalizer:
     """(x - mean) / sqrt(var + 1e-8), clipped to +-`clip`, for every floating-point Box leaf; the rest passes through.
 
     enabled=False passes everything through.
     """
 
     def __init__(self, space: spaces.Space, *, enabled: bool = True, clip: float = 10.0) -> None:
-        super().__init__()
         self.clip = clip
-        self.moments = nn.ModuleDict()
-        for name, leaf in leaves(space).items() if enabled else ():
-            if isinstance(leaf, spaces.Box) and np.issubdtype(leaf.dtype, np.floating):
-                self.moments[_key(name)] = RunningMoments(leaf.shape)
-        for key, moments in self.moments.items():
-            assert isinstance(moments, RunningMoments)
-            self.register_buffer(f"shift_{key}", moments.mean.float())
-            self.register_buffer(f"scale_{key}", torch.ones_like(moments.var).float())
+        self.device = torch.device("cpu")
+        self.moments = {
+            name: RunningMoments(leaf.shape)
+            for name, leaf in (leaves(space).items() if enabled else ())
+            if isinstance(leaf, spaces.Box) and np.issubdtype(leaf.dtype, np.floating)
+        }
+        # What `moments` say, float32: subtracted, and multiplied with.
+        self.shift = {name: moments.mean.astype(np.float32) for name, moments in self.moments.items()}
+        self.scale = {name: moments.var.astype(np.float32) for name, moments in self.moments.items()}
+
+    def to(self, device: torch.device) -> Self:
+        """Observations come and go on `device`."""
+        self.device = device
+        return self
 
     def update(self, obs: Any) -> None:
         """Take in a batch [batch, ...] of observations."""
         named = obs if isinstance(obs, Mapping) else {"": obs}
-        for name, value in named.items():
-            key = _key(name)
-            if key in self.moments:
-                moments = self.moments[key]
-                assert isinstance(moments, RunningMoments)
-                moments.update(value.cpu().numpy())
-                getattr(self, f"shift_{key}").copy_(moments.mean)
-                getattr(self, f"scale_{key}").copy_((moments.var + 1e-8).rsqrt())
+        for name, moments in self.moments.items():
+            moments.update(named[name].cpu().numpy())
+            self._refresh(name)
 
-    def forward(self, obs: Any) -> Any:
+    def __call__(self, obs: Any) -> Any:
         if not self.moments:
             return obs
         if isinstance(obs, Mapping):
@@ -83,12 +82,30 @@ class ObservationNormalizer(nn.Module):
         return self._normalize("", obs)
 
     def _normalize(self, name: str, x: Tensor) -> Tensor:
-        key = _key(name)
-        if key not in self.moments:
+        if name not in self.moments:
             return x
-        buffers = self._buffers
-        scaled = (x - buffers[f"shift_{key}"]).mul_(buffers[f"scale_{key}"])  # type: ignore[operator, arg-type]
-        return scaled.clamp_(-self.clip, self.clip)
+        if x.is_cpu:  # NumPy's calls cost a third of torch's, which is what counts when acting
+            y = x.numpy() - self.shift[name]
+            y *= self.scale[name]
+            np.minimum(y, self.clip, out=y)
+            np.maximum(y, -self.clip, out=y)
+            return torch.from_numpy(y)
+        shift, scale = (torch.from_numpy(each[name]).to(x.device) for each in (self.shift, self.scale))
+        return (x - shift).mul_(scale).clamp_(-self.clip, self.clip)
+
+    def _refresh(self, name: str) -> None:
+        moments = self.moments[name]
+        self.shift[name] = moments.mean.astype(np.float32)
+        self.scale[name] = (1.0 / np.sqrt(moments.var + 1e-8)).astype(np.float32)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: moments.state_dict() for name, moments in self.moments.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, moments in self.moments.items():
+            moments.load_state_dict(state[name])
+            if moments.count:
+                self._refresh(name)
 
 
 class RewardScaler:
@@ -102,23 +119,25 @@ class RewardScaler:
         self.moments = RunningMoments(())
         self.running: np.ndarray | None = None  # [N], the discounted return of each environment so far
 
-    def update(self, rewards: Tensor, ended: Tensor) -> None:
-        """Take in a rollout: rewards [T, N] and ended [T, N] (terminated or truncated, 0 or 1)."""
-        reward, keep = rewards.cpu().numpy().astype(np.float64), 1.0 - ended.cpu().numpy()
-        returns = np.empty_like(reward)
+    def update(self, rollout: Batch) -> None:
+        """Take in the rewards of a rollout [T, N], without the environments' own reset steps."""
+        reward, terminated, truncated = (rollout[name].numpy() for name in ("reward", "terminated", "truncated"))
+        returns, keep = reward.astype(np.float64), 1.0 - np.maximum(terminated, truncated)
+        valid = rollout["valid"].numpy() > 0 if "valid" in rollout else None
+        if valid is not None:
+            returns *= valid
         running = self.running
-        if running is None or len(running) != reward.shape[1]:  # another number of environments starts afresh
-            running = np.zeros(reward.shape[1])
-        for t in range(len(reward)):
-            running = running * self.gamma + reward[t]
-            returns[t] = running
-            running = running * keep[t]
+        if running is None or len(running) != returns.shape[1]:  # another number of environments starts afresh
+            running = np.zeros(returns.shape[1])
+        for row, goes_on in zip(returns, keep, strict=True):
+            row += running * self.gamma
+            running = row * goes_on
         self.running = running
-        self.moments.update(returns.reshape(-1))
+        self.moments.update(returns.reshape(-1) if valid is None else returns[valid])
 
     def __call__(self, rewards: Tensor) -> Tensor:
-        scale = float((self.moments.var + 1e-8).rsqrt()) if float(self.moments.count) > 0 else 1.0
-        return (rewards * scale).clamp(-self.clip, self.clip)
+        scale = 1.0 / math.sqrt(self.moments.var + 1e-8) if self.moments.count else 1.0
+        return (rewards * scale).clamp_(-self.clip, self.clip)
 
     def state_dict(self) -> dict[str, Any]:
         return {"moments": self.moments.state_dict(), "running": self.running}
@@ -126,8 +145,3 @@ class RewardScaler:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.moments.load_state_dict(state["moments"])
         self.running = None if state["running"] is None else np.array(state["running"])
-
-
-def _key(name: str) -> str:
-    """A leaf path as a module name, which may be neither empty nor hold a dot."""
-    return "obs_" + name.replace(".", "/")

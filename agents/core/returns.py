@@ -6,13 +6,17 @@ the true successor, `next_values`, still counts. Both cut every sum over later s
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from torch import Tensor
 
+Array = TypeVar("Array", Tensor, np.ndarray)
 
-def td_errors(rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, gamma: float) -> Tensor:
-    """r + gamma V(next_obs) - V(obs), with V(next_obs) = 0 where terminated. All [T, N]."""
+
+def td_errors(rewards: Array, values: Array, next_values: Array, terminated: Array, gamma: float) -> Array:
+    """r + gamma V(next_obs) - V(obs), with V(next_obs) = 0 where terminated. All [T, N], tensors or NumPy arrays."""
     return rewards + gamma * next_values * (1.0 - terminated) - values
 
 
@@ -30,20 +34,26 @@ def gae(
     A_t = delta_t + gamma lam A_{t+1} until the episode ends. `lam=0` is the TD error, `lam=1` the Monte-Carlo return
     minus V.
     """
-    delta = td_errors(rewards, values, next_values, terminated, gamma)
-    return discounted_sum(delta, gamma * lam, terminated, truncated)
+    r, v, successor, term, trunc = (
+        x.detach().cpu().numpy() for x in (rewards, values, next_values, terminated, truncated)
+    )
+    delta = td_errors(r, v, successor, term, gamma)
+    keep = (1.0 - np.maximum(term, trunc)) * (gamma * lam)
+    return torch.from_numpy(_accumulated(delta, keep)).to(rewards.device)
 
 
 def discounted_sum(x: Tensor, discount: float, terminated: Tensor, truncated: Tensor) -> Tensor:
     """y_t = x_t + discount y_{t+1}, started afresh behind every episode's end, [T, N]."""
     keep = (discount * (1.0 - torch.maximum(terminated, truncated))).cpu().numpy()
-    terms = x.detach().cpu().numpy()
-    out = np.empty_like(terms)
-    running = np.zeros(terms.shape[1:], terms.dtype)
-    for t in range(len(terms) - 1, -1, -1):
-        running = terms[t] + keep[t] * running
-        out[t] = running
-    return torch.from_numpy(out).to(x.device)
+    return torch.from_numpy(_accumulated(x.detach().cpu().numpy(), keep)).to(x.device)
+
+
+def _accumulated(x: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """y_t = x_t + keep_t y_{t+1}, [T, N]."""
+    y = x.copy()
+    for t in range(len(y) - 2, -1, -1):
+        y[t] += keep[t] * y[t + 1]
+    return y
 
 
 def n_step(rewards: Tensor, next_values: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, n: int) -> Tensor:

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from agents.encoders.numpy_mlp import FEW_ROWS, NumpyMLP
 
 # In place where autograd allows it: they follow a linear layer, whose output nobody else needs.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -21,12 +22,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tanh": torch.ops.aten.tanh_backward,
     "relu": lambda grad, out: torch.ops.aten.threshold_backward(grad, out, 0.0),
-}
-
-
-NUMPY_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, 0.0),
 }
 
 
@@ -64,7 +59,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(layers)
         # The same parameters without the module look-ups, which cost as much as the smaller operations.
         self._weights = [(layer.weight, layer.bias) for layer in layers]
-        self._views: tuple[int, list[tuple[np.ndarray, np.ndarray]]] | None = None
+        self.numpy = NumpyMLP(self._weights, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         activation = ACTIVATIONS[self.activation]
@@ -72,24 +67,6 @@ class MLP(nn.Module):
         for layer in hidden:
             x = activation(F.linear(x, layer.weight, layer.bias))  # type: ignore[arg-type]
         return F.linear(x, output.weight, output.bias)  # type: ignore[arg-type]
-
-    def numpy_forward(self, x: np.ndarray) -> np.ndarray:
-        """`forward` on NumPy arrays [batch, in_dim], on the CPU weights themselves.
-
-        For acting on a few rows: a NumPy call costs a third of a torch call. Equal to `forward` up to rounding.
-        """
-        *hidden, output = self._numpy_layers()
-        for weight, bias in hidden:
-            x = NUMPY_ACTIVATIONS[self.activation](x @ weight + bias)
-        return x @ output[0] + output[1]
-
-    def _numpy_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Views of the weights (transposed) and biases; made anew when the parameters have moved."""
-        at = self._weights[0][0].data_ptr()
-        if self._views is None or self._views[0] != at:
-            views = [(weight.detach().numpy().T, bias.detach().numpy()) for weight, bias in self._weights]
-            self._views = at, views
-        return self._views[1]
 
     @property
     def has_backward(self) -> bool:
@@ -121,11 +98,22 @@ class MLP(nn.Module):
                 grad = through_activation(grad.mm(weight), inputs[i])
 
 
+def output(encoder: nn.Module, net: MLP, obs: Any) -> Tensor:
+    """net(encoder(obs)) without a graph."""
+    if _numpy_serves(encoder, net, obs):
+        return torch.from_numpy(net.numpy.forward(obs.numpy()))
+    with torch.no_grad():
+        return net(encoder(obs))
+
+
 def output_and_backward(encoder: nn.Module, net: MLP, obs: Any) -> tuple[Tensor, Callable[[Tensor], None]]:
     """net(encoder(obs)), and a function that takes dL/doutput and leaves dL/dparameters in the parameters' `.grad`.
 
-    Vector observations take the network's own backward pass, all others autograd.
+    Vector observations take the network's own backward pass (few of them NumPy's), all others autograd.
     """
+    if _numpy_serves(encoder, net, obs):
+        few, traced = net.numpy.trace(obs.numpy())
+        return torch.from_numpy(few), lambda grad: net.numpy.backward(traced, grad.numpy())
     if getattr(encoder, "identity", False) and net.has_backward:
         out, inputs = net.trace(obs)
         return out, lambda grad: net.backward(inputs, grad)
@@ -139,6 +127,11 @@ def output_and_backward(encoder: nn.Module, net: MLP, obs: Any) -> tuple[Tensor,
         graph.backward(grad)
 
     return graph.detach(), backward
+
+
+def _numpy_serves(encoder: nn.Module, net: MLP, obs: Any) -> bool:
+    """Whether these are few vectors on the CPU, and the network has its passes in NumPy."""
+    return getattr(encoder, "identity", False) and net.has_backward and obs.is_cpu and len(obs) <= FEW_ROWS
 
 
 def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents.core.buffer import Batch, Field
 from agents.encoders import MLP, make_encoder, output_and_backward
-from agents.encoders.mlp import NUMPY_ACTIVATIONS
+from agents.encoders.mlp import output
 from agents.policies.categorical import Bernoulli, MultiCategorical
 from agents.policies.gaussian import Gaussian
 from agents.policies.policy import Decisions, Distribution, Policy
@@ -68,16 +68,11 @@ class StochasticPolicy(Policy):
                 return Bernoulli(out)
         return MultiCategorical(out, self.sizes, isinstance(self.action_space, spaces.Discrete))
 
-    @torch.inference_mode()
     def act(
         self, obs: Any, generator: torch.Generator, *, episode_start: np.ndarray | None = None, version: int = 0
     ) -> dict[str, Tensor]:
         """Sampled actions and their log-probabilities [batch]."""
-        few = isinstance(obs, Tensor) and obs.device.type == "cpu" and len(obs) <= 64
-        if few and self.encoder.identity and self.net.activation in NUMPY_ACTIVATIONS:
-            distribution = self._distribution(torch.from_numpy(self.net.numpy_forward(obs.numpy())))
-        else:
-            distribution = self(obs)
+        distribution = self._distribution(output(self.encoder, self.net, obs))
         action, log_prob = distribution.sample_with_log_prob(generator)
         return {"action": action, "log_prob": log_prob}
 
@@ -95,7 +90,8 @@ class StochasticPolicy(Policy):
         space, array = self.action_space, action.cpu().numpy()
         match space:
             case spaces.Box():
-                return np.clip(array.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
+                array = array.reshape(-1, *space.shape)
+                return np.minimum(np.maximum(array, space.low), space.high).astype(space.dtype, copy=False)
             case spaces.Discrete() | spaces.MultiDiscrete():
                 return (array.reshape(-1, *(space.shape or ())) + space.start).astype(space.dtype, copy=False)
         return array.reshape(-1, *(space.shape or ())).astype(space.dtype, copy=False)

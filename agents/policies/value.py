@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from agents.core.buffer import Batch
 from agents.encoders import MLP, make_encoder, output_and_backward
+from agents.encoders.mlp import output
 
 
 class ValueFunction(nn.Module):
@@ -25,6 +26,10 @@ class ValueFunction(nn.Module):
 
     def forward(self, obs: Any) -> Tensor:
         return self.net(self.encoder(obs)).squeeze(-1)
+
+    def predict(self, obs: Any) -> Tensor:
+        """V(obs) [batch], without a graph."""
+        return output(self.encoder, self.net, obs).squeeze(-1)
 
     def with_backward(self, obs: Any) -> tuple[Tensor, Callable[[Tensor], None]]:
         """V(obs) [batch], and a function that takes dL/dV [batch] and leaves the parameters' gradient in `.grad`."""
@@ -54,12 +59,16 @@ def next_values(value: Callable[[Any], Tensor], values: Tensor, rollout: Batch) 
     Within an episode next_obs[t] is obs[t + 1], so only the rollout's last row and the rows where an episode was cut
     short are looked at again. It is 0, and means nothing, where terminated.
     """
-    following = torch.zeros_like(values)
+    terminated, truncated = rollout["terminated"] > 0, rollout["truncated"] > 0
+    following = torch.empty_like(values)
     following[:-1] = values[1:]
-    look = rollout["truncated"] > 0
+    if not (terminated.any() or truncated[:-1].any()):
+        following[-1] = value(map_tree(lambda x: x[-1], rollout.next_obs))
+        return following
+    look = truncated
     look[-1] = True
-    look &= rollout["terminated"] == 0
-    following[rollout["terminated"] > 0] = 0.0
+    look &= ~terminated
+    following[terminated] = 0.0
     t, n = look.nonzero(as_tuple=True)
     if len(t):
         following[t, n] = value(map_tree(lambda x: x[t, n], rollout.next_obs))

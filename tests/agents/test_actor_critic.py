@@ -265,7 +265,7 @@ def test_the_learning_rate_falls_to_zero_over_the_run(optimizer):
     agent = agents.ActorCritic(vector(Counting, 2), hidden=(4,), anneal=True, learning_rate=0.1, optimizer=optimizer)
     rates = []
     update = agent.update
-    agent.update = lambda: [update(), rates.append(agent.optimizer.param_groups[0]["lr"])][0]
+    agent.update = lambda: [update(), rates.append(agent.optimizer.lr)][0]
     agent.learn(50)
     np.testing.assert_allclose(rates, [0.08, 0.06, 0.04, 0.02, 0.0], atol=1e-12)
 

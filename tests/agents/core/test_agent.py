@@ -119,7 +119,7 @@ def test_every_kind_of_observation_is_learned_from(tmp_path, name, observation):
     space = OBSERVATIONS[observation]
     agent = make(name, fixed(space)).learn(40)
     modules = [part for part in agent.parts().values() if isinstance(part, torch.nn.Module)]
-    assert len(modules) >= 3
+    assert len(modules) >= 2
     assert all(bool(value.isfinite().all()) for module in modules for value in module.state_dict().values())
     batch = batch_space(space, 5).sample()
     loaded = agents.load(agent.save(tmp_path / "agent"))

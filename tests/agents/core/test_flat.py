@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
-from agents.core.flat import FlatAdam, FlatParameters
+from agents.core.flat import FlatAdam, FlatParameters, FlatRMSprop
 
 
 def network() -> nn.Sequential:
@@ -26,15 +27,30 @@ def test_parameters_share_one_storage_and_keep_their_values() -> None:
     assert all(bool((p == 2.0).all()) for p in net.parameters())
 
 
-def test_adam_takes_the_steps_of_torch() -> None:
+OPTIMIZERS = {
+    "adam": (lambda flat: FlatAdam(flat, 1e-2), lambda params: torch.optim.Adam(params, lr=1e-2)),
+    "adam with eps": (
+        lambda flat: FlatAdam(flat, 1e-2, eps=1e-2),
+        lambda params: torch.optim.Adam(params, lr=1e-2, eps=1e-2),
+    ),
+    "rmsprop": (
+        lambda flat: FlatRMSprop(flat, 1e-2),
+        lambda params: torch.optim.RMSprop(params, lr=1e-2, alpha=0.99, eps=1e-5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimisers_take_the_steps_of_torch(name: str) -> None:
     ours, theirs = network(), network()
     flat = FlatParameters(ours)
-    adam, peer = FlatAdam(flat, 1e-2), torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    make, make_peer = OPTIMIZERS[name]
+    optimizer, peer = make(flat), make_peer(theirs.parameters())
     for step in range(50):
         x = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
         flat.zero_grad()
         ours(x).square().mean().backward()
-        adam.step()
+        optimizer.step()
         peer.zero_grad()
         theirs(x).square().mean().backward()
         peer.step()
@@ -42,17 +58,28 @@ def test_adam_takes_the_steps_of_torch() -> None:
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
-def test_adam_goes_on_from_its_state() -> None:
+@pytest.mark.parametrize("kind", [FlatAdam, FlatRMSprop])
+def test_optimisers_go_on_from_their_state(kind: type) -> None:
     first, second = network(), network()
     a, b = FlatParameters(first), FlatParameters(second)
-    adam, other = FlatAdam(a, 1e-2), FlatAdam(b, 1e-2)
+    one, other = kind(a, 1e-2), kind(b, 1e-2)
     for _ in range(3):
         a.grad.fill_(0.5)
-        adam.step()
+        one.step()
     second.load_state_dict(first.state_dict())
-    other.load_state_dict(copy.deepcopy(adam.state_dict()))
-    for flat, optimizer in ((a, adam), (b, other)):
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for flat, optimizer in ((a, one), (b, other)):
         flat.grad.fill_(-0.25)
         optimizer.step()
     for p, q in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=0)
+
+
+def test_long_gradients_are_scaled_down_and_short_ones_left() -> None:
+    flat = FlatParameters(network())
+    flat.grad.fill_(3.0)
+    before = float(flat.grad.norm())
+    assert float(flat.clip_grad(before + 1.0)) == pytest.approx(before)
+    assert bool((flat.grad == 3.0).all())
+    assert float(flat.clip_grad(0.5)) == pytest.approx(before)
+    assert float(flat.grad.norm()) == pytest.approx(0.5, rel=1e-4)

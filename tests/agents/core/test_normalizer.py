@@ -1,5 +1,7 @@
 """Merged moments are those of everything seen; evaluation leaves them alone; rewards scale as VecNormalize's do."""
 
+import copy
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -9,6 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import agents
 from agents.core import checkpoint
+from agents.core.buffer import Batch
 from agents.core.normalizer import ObservationNormalizer, RewardScaler, RunningMoments
 from tests.agents.toys import Fixed
 
@@ -64,10 +67,11 @@ def test_only_floating_leaves_are_normalised():
 def test_acting_in_evaluation_leaves_the_statistics_alone():
     box = spaces.Box(-5, 5, (3,))
     agent = agents.TRPO(Fixed(box, spaces.Discrete(2)), n_steps=16, hidden=(4,)).learn(32)
-    before = {k: v.clone() for k, v in agent.normalizer.state_dict().items()}
-    assert float(before["moments.obs_.count"]) == 32
+    before = copy.deepcopy(agent.normalizer.state_dict()[""])
+    assert before["count"] == 32
     agent.predict(np.full((7, 3), 4.0, np.float32))
-    assert all(torch.equal(v, before[k]) for k, v in agent.normalizer.state_dict().items())
+    after = agent.normalizer.state_dict()[""]
+    assert all(np.array_equal(after[key], before[key]) for key in ("mean", "var", "count"))
 
 
 def test_statistics_change_between_rollouts_only():
@@ -87,6 +91,26 @@ def test_statistics_change_between_rollouts_only():
     assert max(errors) < 1e-5
 
 
+def rollout(reward, truncated=None, **more):
+    zeros = torch.zeros_like(reward)
+    return Batch(reward=reward, terminated=zeros, truncated=zeros if truncated is None else truncated, **more)
+
+
+def test_rewards_of_an_environment_s_own_reset_steps_do_not_count():
+    reward, truncated = torch.randn(6, 2), torch.zeros(6, 2)
+    truncated[2] = 1
+    plain, spoilt = RewardScaler(0.9), RewardScaler(0.9)
+    plain.update(rollout(reward, truncated))
+    rows = torch.tensor([0, 1, 2, 2, 3, 4, 5])  # behind the end one more row, which the environment spends on its reset
+    valid = torch.tensor([1, 1, 1, 0, 1, 1, 1], dtype=torch.uint8)[:, None].expand(7, 2)
+    with_reset, ends = reward[rows], truncated[rows]
+    with_reset[3], ends[3] = 7.0, 0
+    spoilt.update(rollout(with_reset, ends, valid=valid))
+    assert spoilt.moments.count == plain.moments.count
+    np.testing.assert_allclose(spoilt.moments.var, plain.moments.var)
+    np.testing.assert_array_equal(spoilt.running, plain.running)
+
+
 def test_reward_scale_is_vecnormalizes():
     rng = np.random.default_rng(0)
     T, N, gamma = 200, 4, 0.98
@@ -100,7 +124,7 @@ def test_reward_scale_is_vecnormalizes():
     scaler = RewardScaler(gamma)
     pieces = [slice(0, 30), slice(30, 31), slice(31, T)]
     for piece in pieces:
-        scaler.update(torch.from_numpy(rewards[piece]), torch.from_numpy(done[piece].astype(np.float32)))
+        scaler.update(rollout(torch.from_numpy(rewards[piece]), torch.from_numpy(done[piece].astype(np.float32))))
     np.testing.assert_allclose(scaler.moments.var, peer.ret_rms.var, rtol=1e-4)  # it starts from a count of 1e-4
     np.testing.assert_allclose(scaler.running, peer.returns)
     ours = scaler(torch.from_numpy(rewards[:3]))
@@ -110,10 +134,10 @@ def test_reward_scale_is_vecnormalizes():
 def test_reward_scaling_before_anything_was_seen_and_through_a_file(tmp_path):
     scaler = RewardScaler(0.9)
     assert scaler(torch.tensor([3.0])).tolist() == [3.0]
-    scaler.update(torch.randn(6, 2), torch.zeros(6, 2))
+    scaler.update(rollout(torch.randn(6, 2)))
     other = RewardScaler(0.9)
     other.load_state_dict(checkpoint.load(checkpoint.save(tmp_path / "s", scaler.state_dict())))
     more = torch.randn(5, 2)
     for s in (scaler, other):
-        s.update(more, torch.zeros(5, 2))
+        s.update(rollout(more))
     assert torch.equal(scaler(more), other(more))

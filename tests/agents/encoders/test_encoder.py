@@ -1,5 +1,6 @@
 """Features of every kind of observation, in the space's order."""
 
+import copy
 from collections import OrderedDict
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
+from agents.core.flat import FlatParameters
 from agents.core.spaces import observation_tensors
 from agents.encoders import MLP, make_encoder
 from agents.encoders.cnn import CNN, is_image
-from agents.encoders.mlp import output_and_backward
+from agents.encoders.mlp import output, output_and_backward
+from agents.encoders.numpy_mlp import FEW_ROWS
 
 CPU = torch.device("cpu")
 
@@ -132,6 +135,35 @@ def test_the_hand_written_backward_pass_is_autograd_s(activation, hidden):
     net.backward(inputs, grad)
     for p, g in zip(net.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, g)
+        p.grad.fill_(123.0)
+    array, arrays = net.numpy.trace(x.numpy())
+    np.testing.assert_allclose(array, out, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(net.numpy.forward(x.numpy()), array)
+    net.numpy.backward(arrays, grad.numpy())
+    for p, g in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
+
+
+def test_numpy_passes_follow_the_parameters_to_where_they_move():
+    net, x = MLP(4, (5,), 2), torch.randn(3, 4)
+    other = copy.deepcopy(net)
+    before = net.numpy.forward(x.numpy())
+    FlatParameters(net)  # moves them
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(2.0)
+    out, inputs = net.numpy.trace(x.numpy())
+    torch.testing.assert_close(torch.from_numpy(out), net(x).detach())
+    net.numpy.backward(inputs, np.ones((3, 2), np.float32))
+    assert all(float(p.grad.abs().sum()) > 0 for p in net.parameters())
+    np.testing.assert_array_equal(other.numpy.forward(x.numpy()), before)
+
+
+@pytest.mark.parametrize("rows", [FEW_ROWS, FEW_ROWS + 1])
+def test_few_rows_and_many_give_the_same(rows):
+    encoder, net, obs = make_encoder(spaces.Box(-1, 1, (3,))), MLP(3, (5,), 2), torch.randn(rows, 3)
+    torch.testing.assert_close(output(encoder, net, obs), net(obs).detach())
+    torch.testing.assert_close(output_and_backward(encoder, net, obs)[0], net(obs).detach())
 
 
 @pytest.mark.parametrize("activation", ["tanh", "elu"])

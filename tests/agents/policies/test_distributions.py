@@ -40,6 +40,16 @@ def test_as_in_torch(make):
     torch.testing.assert_close(ours.kl(ours), torch.zeros(6), atol=1e-6, rtol=0)
 
 
+def test_gaussian_noise_is_the_same_with_and_without_a_graph():
+    distribution, _ = gaussian()
+    with_graph = Gaussian(distribution.mean.clone().requires_grad_(), distribution.log_std)
+    found = [d.sample_with_log_prob(torch.Generator().manual_seed(2)) for d in (distribution, with_graph)]
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs.detach())
+    action, log_prob = found[0]
+    torch.testing.assert_close(log_prob, distribution.log_prob(action))
+
+
 def test_several_categoricals_are_independent():
     logits, other = torch.randn(6, sum(SIZES)), torch.randn(6, sum(SIZES))
     ours, theirs = MultiCategorical(logits, SIZES), MultiCategorical(other, SIZES)
