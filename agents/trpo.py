@@ -24,14 +24,14 @@ from agents.core.agent import Agent
 from agents.core.buffer import Batch, Field
 from agents.core.flat import FlatAdam, FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
-from agents.core.returns import gae
-from agents.policies import StochasticPolicy
-from agents.policies.stochastic import Distribution
-from agents.policies.value import ValueFunction, explained_variance, map_split, map_tree, next_values
+from agents.policies import PolicyConfig, make_policy
+from agents.policies.credit import as_column, credit
+from agents.policies.policy import Distribution, Policy, per_decision
+from agents.policies.value import ValueFunction, explained_variance, map_split, map_tree
 
 
 @dataclass
-class Config:
+class Config(PolicyConfig):
     """Settings of TRPO."""
 
     n_steps: int = 128
@@ -46,6 +46,8 @@ class Config:
     """Conjugate-gradient iterations, each with one Fisher-vector product."""
     damping: float = 0.1
     """Added to the Fisher matrix's diagonal."""
+    fisher_share: float = 1.0
+    """Share of the steps that Fisher-vector products look at; gradient and trust region see all of them."""
     line_search_steps: int = 10
     """Step sizes tried before the update is given up."""
     backtrack: float = 0.8
@@ -62,14 +64,9 @@ class Config:
     """Observations by their running mean and standard deviation."""
     normalize_rewards: bool = True
     """Rewards by the running standard deviation of the discounted return."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of policy and value function."""
-    activation: str = "tanh"
-    """Activation: tanh, relu, elu or gelu."""
-    log_std_init: float = 0.0
-    """Logarithm of the first standard deviation (Box actions)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive = (
             "n_steps",
             "delta",
@@ -84,6 +81,10 @@ class Config:
         for name in ("gamma", "lam", "backtrack"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"trpo: {name} must lie between 0 and 1; got {getattr(self, name)}")
+        if not 0 < self.fisher_share <= 1:
+            raise ValueError(f"trpo: fisher_share must be above 0 and at most 1; got {self.fisher_share}")
+        if self.top_p < 1:
+            raise ValueError("trpo: top_p must be 1: the KL to a policy that cuts out other tokens is infinite")
 
 
 def surrogate(log_prob: Tensor, old_log_prob: Tensor, adv: Tensor) -> Tensor:
@@ -128,6 +129,29 @@ def fisher_vector_product(distribution: Distribution, params: list[Tensor]) -> C
     return product
 
 
+def mean_product(
+    policy: Policy, batches: list[tuple[float, Batch]], params: list[Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """v -> F v over batches, each with its share of the decisions.
+
+    Their graphs would not fit in memory together, so that every product makes them anew.
+    """
+
+    def product(v: Tensor) -> Tensor:
+        Fv = torch.zeros_like(v)
+        for share, batch in batches:
+            Fv.add_(fisher_vector_product(policy.distribution(batch), params)(v), alpha=share)
+        return Fv
+
+    return product
+
+
+def decided(distribution: Distribution, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the batch's decisions: log-probability under `distribution` and as they were taken, advantage; all [D]."""
+    log_prob = distribution.log_prob(per_decision(batch["action"]))
+    return log_prob, per_decision(batch["log_prob"]), per_decision(batch["adv"])
+
+
 def flatten(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     return torch.cat([t.reshape(-1) for t in tensors])
 
@@ -137,18 +161,22 @@ def unflatten(vector: Tensor, like: list[Tensor]) -> list[Tensor]:
 
 
 class TRPO(Agent):
-    """TRPO for Box, Discrete, MultiDiscrete and MultiBinary actions."""
+    """TRPO for Box, Discrete, MultiDiscrete, MultiBinary and Text actions.
+
+    In a text environment every token of a response is a decision, whose state is all that stands before it: KL, Fisher
+    matrix and advantages are means over tokens. The critic judges the language model's hidden states, and its fit
+    leaves the model alone. It thus costs no second model and no further pass, while the policy's parameters change by
+    the trust-region step and by nothing else.
+    """
 
     name = "trpo"
     Config = Config
 
     def build(self) -> None:
         c = self.config
-        net = {"hidden": c.hidden, "activation": c.activation}
-        self.policy = StochasticPolicy(
-            self.observation_space, self.action_space, log_std_init=c.log_std_init, **net
-        ).to(self.device)
-        self.critic = ValueFunction(self.observation_space, **net).to(self.device)
+        self.policy = make_policy(self.observation_space, self.action_space, c, seed=self.seed, device=self.device)
+        self.params: list[Tensor] = [p for p in self.policy.parameters() if p.requires_grad]
+        self.critic = ValueFunction(self.policy.critic_space, hidden=c.hidden, activation=c.activation).to(self.device)
         self.flat_critic = FlatParameters(self.critic)
         self.critic_optimizer = FlatAdam(self.flat_critic, c.critic_lr)
         self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
@@ -171,13 +199,13 @@ class TRPO(Agent):
     def rows_per_iteration(self) -> int:
         return self.config.n_steps
 
-    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
+    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Any]:
         return self.policy.act(self.normalizer(obs), self.generator)
 
-    def choose(self, obs: Any, deterministic: bool) -> Tensor:
+    def choose(self, obs: Any, deterministic: bool) -> Any:
         return self.policy.choose(self.normalizer(obs), deterministic, self.predict_generator)
 
-    def to_env(self, action: Tensor, obs: Any) -> np.ndarray:
+    def to_env(self, action: Any, obs: Any) -> Any:
         return self.policy.to_env(action, obs)
 
     def update(self) -> dict[str, float]:
@@ -188,44 +216,45 @@ class TRPO(Agent):
             self.reward_scaler.update(raw)
         rollout = raw.to(self.device)
         reward = self.reward_scaler(rollout["reward"]) if c.normalize_rewards else rollout["reward"]
-        values, successors = self.values(rollout)
-        adv = gae(reward, values, successors, rollout["terminated"], rollout["truncated"], c.gamma, c.lam)
-        rollout["adv"], rollout["ret"] = adv, adv + values
-        batch = rollout.flat()
-        obs = self.normalizer(batch.obs)
+        steps, judged = credit(self.policy, self.critic, self.normalizer, rollout, reward, c.gamma, c.lam)
+        adv = as_column(judged.adv, steps["log_prob"])
+        seen = Batch(action=steps["action"], log_prob=steps["log_prob"], adv=adv).with_obs(steps.obs)
 
         # The two fits share nothing but their inputs. The policy's is long operations, the critic's many short ones.
         with ThreadPoolExecutor(1) as pool:
-            critic_fit = pool.submit(self.fit_critic, obs, batch["ret"])
-            metrics = self.improve_policy(obs, batch["action"], batch["log_prob"], batch["adv"])
+            critic_fit = pool.submit(self.fit_critic, judged.features, judged.ret)
+            metrics = self.improve_policy(seen)
             metrics["value_loss"] = critic_fit.result()
-        metrics["explained_variance"] = float(explained_variance(values, rollout["ret"]))
+        metrics["explained_variance"] = float(explained_variance(judged.values, judged.ret))
         self.normalizer.update(raw.flat().obs)
         buffer.clear()
         return metrics
 
-    @torch.no_grad()
-    def values(self, rollout: Batch) -> tuple[Tensor, Tensor]:
-        """V(obs) and V(next_obs), both [T, N]."""
+    def improve_policy(self, steps: Batch) -> dict[str, float]:
+        """One trust-region step; without an acceptable one the parameters stay bit for bit as they were.
 
-        def value(obs: Any) -> Tensor:
-            return self.critic(self.normalizer(obs))
-
-        values = value(map_tree(lambda x: x.flatten(0, 1), rollout.obs)).view_as(rollout["reward"])
-        return values, next_values(value, values, rollout)
-
-    def improve_policy(self, obs: Any, action: Tensor, old_log_prob: Tensor, adv: Tensor) -> dict[str, float]:
-        """One trust-region step; without an acceptable one the parameters stay bit for bit as they were."""
-        c = self.config
+        steps: `obs` (normalised), `action`, and for each decision `log_prob` as it was taken and `adv`.
+        """
+        c, params = self.config, self.params
+        adv = per_decision(steps["adv"])
         if c.normalize_advantage and len(adv) > 1:
-            adv = (adv - adv.mean()) / (adv.std() + 1e-8)
-        params: list[Tensor] = list(self.policy.parameters())
-        distribution = self.policy(obs)
-        old = distribution.detach()
-        objective = surrogate(distribution.log_prob(action), old_log_prob, adv)
-        g = flatten(torch.autograd.grad(objective, params, retain_graph=True))
-        Fv = fisher_vector_product(distribution, params)
-        before = objective.item()
+            steps = Batch({**steps, "adv": as_column((adv - adv.mean()) / (adv.std() + 1e-8), steps["adv"])})
+        batches = self.micro_batches(steps)
+        old: list[Any] = []
+        g, before = torch.zeros((), device=self.device), 0.0
+        for share, batch in batches:
+            distribution = self.policy.distribution(batch)
+            objective = surrogate(*decided(distribution, batch)) * share
+            g = g + flatten(torch.autograd.grad(objective, params, retain_graph=len(batches) == 1))
+            before += objective.item()
+            old.append(distribution.detach())
+        if c.fisher_share < 1:
+            some = torch.linspace(0, len(steps["log_prob"]) - 1, max(1, int(c.fisher_share * len(steps["log_prob"]))))
+            Fv = mean_product(self.policy, self.micro_batches(steps.take(some.long().to(self.device))), params)
+        elif len(batches) > 1:
+            Fv = mean_product(self.policy, batches, params)
+        else:
+            Fv = fisher_vector_product(distribution, params)
 
         def damped(v: Tensor) -> Tensor:
             return Fv(v).add_(v, alpha=c.damping)
@@ -238,9 +267,11 @@ class TRPO(Agent):
             for i in range(c.line_search_steps if bool(step.isfinite().all()) else 0):
                 fraction = c.backtrack**i
                 torch._foreach_copy_(params, torch._foreach_add(start, unflatten(step, params), alpha=fraction))
-                new = self.policy(obs)
-                after = surrogate(new.log_prob(action), old_log_prob, adv).item()
-                kl = old.kl(new).mean().item()
+                kl = after = 0.0
+                for (share, batch), previous in zip(batches, old, strict=True):
+                    new = self.policy.distribution(batch)
+                    after += surrogate(*decided(new, batch)).item() * share
+                    kl += previous.kl(new).mean().item() * share
                 if math.isfinite(after) and after > before and kl <= c.delta:  # a NaN kl fails the comparison
                     accepted = fraction
                     break
@@ -252,8 +283,17 @@ class TRPO(Agent):
             "kl_divergence_loss": kl,
             "is_line_search_success": float(accepted > 0),
             "step_fraction": accepted,
-            "entropy": old.entropy().mean().item(),
+            "entropy": sum(share * part.entropy().mean().item() for (share, _), part in zip(batches, old, strict=True)),
         }
+
+    def micro_batches(self, steps: Batch) -> list[tuple[float, Batch]]:
+        """The steps, cut into what one pass has memory for, each part with its share of the decisions."""
+        found = self.policy.micro_batches(steps, torch.arange(len(steps["log_prob"])))
+        if len(found) == 1:
+            return [(1.0, steps)]
+        parts = [steps.take(rows.to(self.device)) for rows in found]
+        total = len(per_decision(steps["log_prob"]))
+        return [(len(per_decision(part["log_prob"])) / total, part) for part in parts]
 
     def fit_critic(self, obs: Any, ret: Tensor) -> float:
         """Least squares on the returns by minibatch Adam; the last epoch's mean loss."""

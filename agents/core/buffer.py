@@ -76,13 +76,17 @@ class Batch(dict[str, Any]):
     def next_obs(self) -> Any:
         return tree(self, "next_obs")
 
+    def merged(self) -> Batch:
+        """[T, N, ...] as [T * N, ...]."""
+        return Batch({k: v if isinstance(v, Ragged) else v.flatten(0, 1) for k, v in self.items()})
+
     def flat(self, prefix: str = "") -> Batch:
-        """[T, N, ...] as [T * N, ...], without the rows marked invalid (an environment's own reset steps).
+        """`merged` without the rows marked invalid (an environment's own reset steps).
 
         prefix: of the columns wanted.
         """
-        wanted = {k: v for k, v in self.items() if k.startswith(prefix)} if prefix else self
-        merged = Batch({k: v if isinstance(v, Ragged) else v.flatten(0, 1) for k, v in wanted.items()})
+        wanted = Batch({k: v for k, v in self.items() if k.startswith(prefix)}) if prefix else self
+        merged = wanted.merged()
         if "valid" not in self or bool(self["valid"].all()):
             return merged
         return merged.take(self["valid"].flatten().nonzero().squeeze(1))
@@ -383,4 +387,5 @@ class Arena:
 def _spans(starts: Tensor, lengths: Tensor) -> Tensor:
     """Indices start, start + 1, ..., start + length - 1 of every span, end to end."""
     first = lengths.cumsum(0) - lengths
-    return torch.arange(int(lengths.sum())) + torch.repeat_interleave(starts - first, lengths)
+    index = torch.arange(int(lengths.sum()), device=lengths.device)
+    return index + torch.repeat_interleave(starts - first, lengths)

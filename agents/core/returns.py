@@ -42,8 +42,8 @@ def gae(
     return torch.from_numpy(_accumulated(delta, keep)).to(rewards.device)
 
 
-def discounted_sum(x: Tensor, discount: float, terminated: Tensor, truncated: Tensor) -> Tensor:
-    """y_t = x_t + discount y_{t+1}, started afresh behind every episode's end, [T, N]."""
+def discounted_sum(x: Tensor, discount: float | Tensor, terminated: Tensor, truncated: Tensor) -> Tensor:
+    """y_t = x_t + discount y_{t+1}, started afresh behind every episode's end, [T, N]; so may the discount be."""
     keep = (discount * (1.0 - torch.maximum(terminated, truncated))).cpu().numpy()
     return torch.from_numpy(_accumulated(x.detach().cpu().numpy(), keep)).to(x.device)
 
@@ -54,6 +54,53 @@ def _accumulated(x: np.ndarray, keep: np.ndarray) -> np.ndarray:
     for t in range(len(y) - 2, -1, -1):
         y[t] += keep[t] * y[t + 1]
     return y
+
+
+def decision_gae(
+    rewards: Tensor,
+    counts: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    gamma: float,
+    lam: float,
+) -> Tensor:
+    """Generalised advantage estimation where a step consists of several decisions, [D].
+
+    Within a step one decision leads to the next for certain, unrewarded and undiscounted; its last one gets the step's
+    reward and leads to the next step's first. With one decision for each step this is `gae`.
+
+    rewards, terminated, truncated [T, N]; counts int64 [T, N], all positive: decisions of each step; values [D]: V
+    before each decision, step after step in the order of the flattened [T, N]; next_values [T, N]: V(next_obs), looked
+    at where an episode or the rollout is cut short.
+    """
+    T, N = counts.shape
+    flat = counts.flatten()
+    ends = flat.cumsum(0) - 1
+    starts = ends - flat + 1
+    step = torch.repeat_interleave(torch.arange(T * N, device=flat.device), flat)
+    decision = torch.arange(len(step), device=flat.device)
+    # Each environment's decisions one below the other, [most of an environment, N].
+    row, column = (counts.cumsum(0) - counts).flatten()[step] + decision - starts[step], step % N
+    over = torch.maximum(terminated, truncated)
+
+    successors = values.roll(-1)
+    after = next_values.clone()
+    after[:-1] = torch.where(over[:-1] > 0, next_values[:-1], values[starts].view(T, N)[1:])
+    successors[ends] = after.flatten()
+    reward, discount, cut = torch.zeros_like(values), torch.ones_like(values), torch.zeros_like(values)
+    reward[ends], cut[ends] = rewards.flatten(), over.flatten()
+    discount[ends] = (gamma * (1.0 - terminated)).flatten()
+    delta = reward + discount * successors - values
+
+    def laid_out(x: Tensor) -> Tensor:
+        out = x.new_zeros(int(counts.sum(0).max()), N)
+        out[row, column] = x
+        return out
+
+    ended = laid_out(cut)
+    return discounted_sum(laid_out(delta), laid_out(discount) * lam, ended, ended)[row, column]
 
 
 def n_step(rewards: Tensor, next_values: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, n: int) -> Tensor:

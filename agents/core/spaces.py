@@ -79,7 +79,7 @@ def encode_text(texts: list[str] | tuple[str, ...]) -> list[np.ndarray]:
 
 def decode_text(rows: Ragged) -> list[str]:
     """The strings that `encode_text` stored."""
-    return [bytes(row.cpu().numpy()).decode("utf-8") for row in rows.rows()]
+    return [bytes(row.numpy()).decode("utf-8") for row in rows.to(torch.device("cpu")).rows()]
 
 
 def observation_tensors(space: spaces.Space, batch: Any, device: torch.device) -> Observation:

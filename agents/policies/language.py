@@ -27,32 +27,27 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass
 class TokenScores:
-    """Of every response token, with gradients: its log-probability, the entropy where it was drawn, the value there."""
+    """Of every response token, with gradients: its log-probability, and of the place where it was drawn the entropy
+    and the hidden state [width] (float32) that the logits came from."""
 
     log_probs: Ragged
     entropies: Ragged | None = None
-    values: Ragged | None = None
+    hidden: Ragged | None = None
 
 
 class LanguagePolicy(nn.Module):
-    """pi(response | prompt), and with `value_head` a value for every position of a response.
+    """pi(response | prompt), and the hidden states that a critic can judge.
 
     model, tokenizer: transformers' own, as `load_language_model` gives them. micro_batch_tokens: the most tokens,
     padding included, of one forward pass in training.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, value_head: bool = False, micro_batch_tokens: int = 4096) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, micro_batch_tokens: int = 4096) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.micro_batch_tokens = micro_batch_tokens
         self.backbone = Backbone(model)
         self.stop_tokens = stop_tokens(model, tokenizer)
-        self.value_head: nn.Linear | None = None
-        if value_head:
-            self.value_head = nn.Linear(self.backbone.width, 1)
-            nn.init.zeros_(self.value_head.weight)
-            nn.init.zeros_(self.value_head.bias)
-            self.value_head.to(self.backbone.device)
 
     @classmethod
     def load(
@@ -64,12 +59,11 @@ class LanguagePolicy(nn.Module):
         lora: Lora | None = None,
         seed: int = 0,
         size: TinySize | None = None,
-        value_head: bool = False,
         micro_batch_tokens: int = 4096,
     ) -> LanguagePolicy:
         """From a name that `load_language_model` takes."""
         model, tokenizer = load_language_model(name, dtype=dtype, device=device, lora=lora, seed=seed, size=size)
-        return cls(model, tokenizer, value_head=value_head, micro_batch_tokens=micro_batch_tokens)
+        return cls(model, tokenizer, micro_batch_tokens=micro_batch_tokens)
 
     # --- text ---------------------------------------------------------------------------------------------------
 
@@ -158,21 +152,21 @@ class LanguagePolicy(nn.Module):
         temperature: float = 1.0,
         top_p: float = 1.0,
         entropies: bool = False,
-        values: bool = False,
+        states: bool = False,
     ) -> TokenScores:
-        """Log-probabilities and, where asked for, entropies and values at the positions where tokens were drawn."""
+        """Log-probabilities and, where asked for, entropies and hidden states at the places where tokens were drawn."""
         found: list[tuple[list[int], list[Tensor]]] = []
         for rows, hidden, tokens in self._passes(prompts, responses):
             log_p = log_softmax(self.backbone.logits(hidden), tokens, temperature=temperature, top_p=top_p)
             out = [log_p.gather(1, tokens[:, None]).squeeze(1)]
             if entropies:
                 out.append(-(log_p.exp() * log_p.masked_fill(log_p.isneginf(), 0.0)).sum(-1))
-            if values:
-                out.append(self._value(hidden))
+            if states:
+                out.append(hidden.float())
             found.append((rows, out))
         lengths = torch.tensor([len(r) for r in responses], dtype=torch.int64)
-        columns = [_in_order(found, i, lengths, self.backbone.device) for i in range(1 + entropies + values)]
-        return TokenScores(columns[0], columns[1] if entropies else None, columns[-1] if values else None)
+        columns = [_in_order(found, i, lengths, self.backbone.device) for i in range(1 + entropies + states)]
+        return TokenScores(columns[0], columns[1] if entropies else None, columns[-1] if states else None)
 
     def distribution(
         self, prompts: Sequence[Tensor], responses: Sequence[Tensor], *, temperature: float = 1.0
@@ -189,21 +183,18 @@ class LanguagePolicy(nn.Module):
         ragged = _in_order(found, 0, lengths, self.backbone.device)
         return MultiCategorical(ragged.values, (self.backbone.vocabulary,), single=True)
 
-    def values(self, prompts: Sequence[Tensor]) -> Tensor:
-        """V(prompt), [batch]: the value head after the prompt's last token."""
-        end = [torch.zeros(1, dtype=torch.int64)] * len(prompts)  # the position before any first token
-        return self.response_values(prompts, end).values
+    def hidden(self, prompts: Sequence[Tensor], responses: Sequence[Tensor]) -> Ragged:
+        """The hidden state [width] (float32) at every response position: after the prompt and the response before it.
 
-    def response_values(self, prompts: Sequence[Tensor], responses: Sequence[Tensor]) -> Ragged:
-        """The value at every response position: after the prompt and the response's tokens before it."""
-        found = [(rows, [self._value(hidden)]) for rows, hidden, _ in self._passes(prompts, responses)]
+        No logits are computed.
+        """
+        found = [(rows, [hidden.float()]) for rows, hidden, _ in self._passes(prompts, responses)]
         lengths = torch.tensor([len(r) for r in responses], dtype=torch.int64)
         return _in_order(found, 0, lengths, self.backbone.device)
 
-    def _value(self, hidden: Tensor) -> Tensor:
-        if self.value_head is None:
-            raise ValueError("this policy has no value head: make it with value_head=True")
-        return self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+    def prompt_hidden(self, prompts: Sequence[Tensor]) -> Tensor:
+        """The hidden state after each prompt's last token, [batch, width]: where its response begins."""
+        return self.hidden(prompts, [torch.zeros(1, dtype=torch.int64)] * len(prompts)).values
 
     def _passes(
         self, prompts: Sequence[Tensor], responses: Sequence[Tensor]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.core.buffer import Batch, Field, Ragged
@@ -28,13 +29,14 @@ class Decisions:
 
     log_prob: under the present weights, with gradients; behaviour: under those that decided, None where the steps do
     not say (demonstrations); step: the row of the steps that each belongs to; entropy: of the distribution decided
-    from, see `Policy.decisions`. All [D].
+    from, see `Policy.decisions`. All [D]. features: see `Policy.features`, here with gradients.
     """
 
     log_prob: Tensor
     behaviour: Tensor | None
     step: Tensor
     entropy: Tensor
+    features: Any
 
 
 class Policy(nn.Module):
@@ -87,6 +89,19 @@ class Policy(nn.Module):
 
     def distribution(self, steps: Batch) -> Distribution:
         """The distribution that each decision of the steps is drawn from, in their order, differentiable twice."""
+        raise NotImplementedError
+
+    @property
+    def critic_space(self) -> spaces.Space:
+        """The space of what a critic judges: observations, or the policy's own features of them."""
+        raise NotImplementedError
+
+    def features(self, steps: Batch) -> Any:
+        """What a critic judges at each decision of the steps, [D, ...]: all that is known before it is taken."""
+        raise NotImplementedError
+
+    def first_features(self, obs: Any) -> Any:
+        """What a critic judges before the first decision on each observation, [batch, ...]."""
         raise NotImplementedError
 
     def micro_batches(self, steps: Batch, segment: Tensor) -> list[Tensor]:

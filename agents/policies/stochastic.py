@@ -36,7 +36,7 @@ class StochasticPolicy(Policy):
         output_gain: float = 0.01,
     ) -> None:
         super().__init__()
-        self.action_space = action_space
+        self.observation_space, self.action_space = observation_space, action_space
         self.sizes = _sizes(action_space)
         self.encoder = make_encoder(observation_space)
         self.net = MLP(self.encoder.out_dim, hidden, sum(self.sizes), activation, output_gain=output_gain)
@@ -111,10 +111,20 @@ class StochasticPolicy(Policy):
         with torch.set_grad_enabled(entropy and torch.is_grad_enabled()):
             entropies = distribution.entropy()
         step = torch.arange(len(log_prob), device=log_prob.device)
-        return Decisions(log_prob, steps.get("log_prob"), step, entropies)
+        return Decisions(log_prob, steps.get("log_prob"), step, entropies, steps.obs)
 
     def distribution(self, steps: Batch) -> Distribution:
         return self(steps.obs)
+
+    @property
+    def critic_space(self) -> spaces.Space:
+        return self.observation_space
+
+    def features(self, steps: Batch) -> Any:
+        return steps.obs
+
+    def first_features(self, obs: Any) -> Any:
+        return obs
 
 
 def _sizes(space: spaces.Space) -> tuple[int, ...]:

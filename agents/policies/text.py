@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from agents.core.buffer import Batch, Field, Ragged
@@ -109,7 +110,9 @@ class TextPolicy(Policy):
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
             entropies=entropy,
+            states=True,
         )
+        assert scores.hidden is not None
         log_prob, lengths = scores.log_probs.values, scores.log_probs.lengths
         behaviour = steps["log_prob"].values if "log_prob" in steps else None
         if scores.entropies is not None:
@@ -117,11 +120,24 @@ class TextPolicy(Policy):
         else:
             entropies = -(log_prob.detach() if behaviour is None else behaviour)
         step = torch.repeat_interleave(torch.arange(len(responses)), lengths).to(log_prob.device)
-        return Decisions(log_prob, behaviour, step, entropies)
+        return Decisions(log_prob, behaviour, step, entropies, scores.hidden.values)
 
     def distribution(self, steps: Batch) -> MultiCategorical:
         """The categorical over the vocabulary at every response token; nuclei (top_p < 1) are not cut out of it."""
         return self.language.distribution(*self._sequences(steps), temperature=self.sampling.temperature)
+
+    @property
+    def critic_space(self) -> spaces.Box:
+        """Of the model's last hidden states, in which it has read all there is to judge."""
+        return spaces.Box(-np.inf, np.inf, (self.language.backbone.width,))
+
+    def features(self, steps: Batch) -> Tensor:
+        """[tokens, width]"""
+        return self.language.hidden(*self._sequences(steps)).values
+
+    def first_features(self, obs: Ragged) -> Tensor:
+        """[batch, width]"""
+        return self.language.prompt_hidden(self.language.prompt_tokens(decode_text(obs)))
 
     def micro_batches(self, steps: Batch, segment: Tensor) -> list[Tensor]:
         """Numbers of segments, cut so that one backward pass through whole segments fits in memory."""
@@ -138,7 +154,7 @@ class TextPolicy(Policy):
     def _sequences(self, steps: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """Prompts and responses as tokens."""
         prompts = self.language.prompt_tokens(decode_text(steps.obs))
-        return prompts, [row.cpu() for row in steps["action"].rows()]
+        return prompts, steps["action"].to(torch.device("cpu")).rows()
 
     # --- checkpoint ---------------------------------------------------------------------------------------------
 

@@ -1,15 +1,12 @@
 """Kimi on text: the same loss over tokens, responses parked and continued, exact resume, curriculum."""
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
 
 import agents
 import envs
 from agents.kimi import kimi_loss
+from tests.agents.toys import digits
 
 
 def spied(agent):
@@ -19,51 +16,9 @@ def spied(agent):
     return seen
 
 
-class Digits(gym.Env):
-    """Up to two turns; a turn is worth the share of digits in the response."""
-
-    def __init__(self, turns=1):
-        self.turns = turns
-        characters = "".join(map(chr, range(1, 0x300)))
-        self.observation_space = spaces.Text(4096, charset=characters)
-        self.action_space = spaces.Text(4096, min_length=0, charset=characters)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.prompt, self.turn = f"say{int(self.np_random.integers(10))}:", 0
-        return self.prompt, {}
-
-    def step(self, action):
-        if action is None:
-            return self.prompt, 0.0, False, False, {}
-        self.prompt, self.turn = f"{self.prompt}{self.turn}", self.turn + 1
-        reward = sum(c in "0123456789" for c in action) / max(len(action), 1)
-        return self.prompt, reward, self.turn == self.turns, False, {}
-
-
-class TextVector(gym.vector.SyncVectorEnv):
-    """Actions as a list, since Gymnasium iterates a Text space's batch as one text."""
-
-    def step(self, actions):
-        self.actions = list(actions)
-        found = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
-        self.observations = tuple(obs for obs, *_ in found)
-        rewards, terminated, truncated = (np.array(column) for column in list(zip(*found, strict=True))[1:4])
-        return self.observations, rewards, terminated, truncated, {}
-
-    def reset(self, *, seed=None, options=None):
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
-        before = getattr(self, "observations", None)
-        self.observations = tuple(
-            env.reset(seed=seed[i])[0] if mask[i] else before[i] for i, env in enumerate(self.envs)
-        )
-        return self.observations, {}
-
-
 def talker(turns=1, **fields):
-    env = TextVector([lambda: Digits(turns)] * 8, autoreset_mode=AutoresetMode.DISABLED)
     settings = {"group_size": 4, "groups_per_iteration": 2, "max_tokens": 3, "seed": 0, "device": "cpu"}
-    return agents.Kimi(env, **{**settings, **fields})
+    return agents.Kimi(digits(turns), **{**settings, **fields})
 
 
 @pytest.mark.parametrize("turns", [1, 2])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 import agents
+from agents.core.buffer import Batch
 from agents.core.returns import gae
 from agents.policies import StochasticPolicy
 from agents.policies.gaussian import Gaussian
@@ -34,12 +35,12 @@ def make(action=ACTIONS["categorical"], **config):
 
 
 def batch(agent, n=64, seed=0):
-    """Observations, actions drawn from the policy, their log-probabilities, random advantages."""
+    """Steps: observations, actions drawn from the policy, their log-probabilities, random advantages."""
     generator = torch.Generator().manual_seed(seed)
     obs = torch.randn(n, 3, generator=generator)
     with torch.no_grad():
         action, log_prob = agent.policy(obs).sample_with_log_prob(generator)
-    return obs, action, log_prob, torch.randn(n, generator=generator)
+    return Batch(obs=obs, action=action, log_prob=log_prob, adv=torch.randn(n, generator=generator))
 
 
 def parameters(agent):
@@ -140,15 +141,15 @@ def test_every_update_stays_in_the_trust_region_and_improves(action):
     delta = 0.01
     agent = make(action, delta=delta)
     for seed in range(8):
-        obs, taken, log_prob, adv = batch(agent, seed=seed)
-        old = distribution_now(agent, obs)
+        steps = batch(agent, seed=seed)
+        old = distribution_now(agent, steps.obs)
         before = parameters(agent)
-        metrics = agent.improve_policy(obs, taken, log_prob, adv)
+        metrics = agent.improve_policy(steps)
         with torch.no_grad():
-            new = agent.policy(obs)
+            new = agent.policy(steps.obs)
             kl = float(old.kl(new).mean())
-            normal = (adv - adv.mean()) / (adv.std() + 1e-8)
-            gain = float(surrogate(new.log_prob(taken), log_prob, normal))
+            normal = (steps["adv"] - steps["adv"].mean()) / (steps["adv"].std() + 1e-8)
+            gain = float(surrogate(new.log_prob(steps["action"]), steps["log_prob"], normal))
         assert metrics["is_line_search_success"] == 1.0
         assert not unchanged(agent, before)
         assert 0.1 * delta < kl <= delta
@@ -161,10 +162,10 @@ def test_updates_in_training_stay_in_the_trust_region():
     found = []
     improve = agent.improve_policy
 
-    def measured(obs, *rest):
-        old = distribution_now(agent, obs)
-        metrics = improve(obs, *rest)
-        found.append((float(old.kl(agent.policy(obs)).mean().detach()), metrics["is_line_search_success"]))
+    def measured(steps):
+        old = distribution_now(agent, steps.obs)
+        metrics = improve(steps)
+        found.append((float(old.kl(agent.policy(steps.obs)).mean().detach()), metrics["is_line_search_success"]))
         return metrics
 
     agent.improve_policy = measured
@@ -177,15 +178,16 @@ def test_updates_in_training_stay_in_the_trust_region():
 def test_the_full_step_is_the_natural_gradient_of_length_delta():
     """For small delta the KL is quadratic in the step, so that the first step tried has KL = delta."""
     agent = make(ACTIONS["gaussian"], hidden=(), damping=0.0, cg_iterations=50, delta=1e-4, normalize_advantage=False)
-    obs, taken, log_prob, adv = batch(agent, 400)
+    steps = batch(agent, 400)
     params = list(agent.policy.parameters())
     start = flatten(parameters(agent))
-    g = flatten(torch.autograd.grad(surrogate(agent.policy(obs).log_prob(taken), log_prob, adv), params))
-    product = fisher_vector_product(agent.policy(obs), params)
+    log_prob = agent.policy(steps.obs).log_prob(steps["action"])
+    g = flatten(torch.autograd.grad(surrogate(log_prob, steps["log_prob"], steps["adv"]), params))
+    product = fisher_vector_product(agent.policy(steps.obs), params)
     F = torch.stack([product(row) for row in torch.eye(len(g))]).double()
     s = torch.linalg.solve(F, g.double())
     expected = s * (2 * 1e-4 / (s @ F @ s)).sqrt()
-    metrics = agent.improve_policy(obs, taken, log_prob, adv)
+    metrics = agent.improve_policy(steps)
     step = (flatten(parameters(agent)) - start).double()
     torch.testing.assert_close(step, metrics["step_fraction"] * expected, rtol=2e-2, atol=1e-5)
     assert abs(metrics["kl_divergence_loss"] / (metrics["step_fraction"] ** 2 * 1e-4) - 1) < 0.02
@@ -193,10 +195,10 @@ def test_the_full_step_is_the_natural_gradient_of_length_delta():
 
 def test_without_any_advantage_nothing_moves():
     agent = make()
-    obs, taken, log_prob, _ = batch(agent)
+    steps = batch(agent)
     before = parameters(agent)
     for constant in (0.0, 3.0):  # a constant advantage is none after normalisation
-        metrics = agent.improve_policy(obs, taken, log_prob, torch.full((64,), constant))
+        metrics = agent.improve_policy(Batch({**steps, "adv": torch.full((64,), constant)}))
         assert unchanged(agent, before)
         assert metrics["is_line_search_success"] == metrics["policy_objective"] == metrics["kl_divergence_loss"] == 0.0
 
@@ -206,7 +208,7 @@ def test_a_step_that_always_leaves_the_trust_region_is_undone(monkeypatch, kl):
     agent = make(ACTIONS["gaussian"])
     before = parameters(agent)
     monkeypatch.setattr(Gaussian, "kl", lambda self, other: torch.full((len(self.mean),), kl))
-    metrics = agent.improve_policy(*batch(agent))
+    metrics = agent.improve_policy(batch(agent))
     assert unchanged(agent, before)
     assert metrics["is_line_search_success"] == metrics["step_fraction"] == 0.0
 
@@ -220,7 +222,7 @@ def test_a_surrogate_that_never_improves_is_undone(monkeypatch):
         return surrogate(log_prob, old_log_prob, adv) - 10.0 * (len(calls) > 1)
 
     monkeypatch.setattr("agents.trpo.surrogate", worse)
-    agent.improve_policy(*data)
+    agent.improve_policy(data)
     assert len(calls) == 1 + agent.config.line_search_steps
     assert unchanged(agent, before)
 
@@ -229,10 +231,10 @@ def test_a_surrogate_that_never_improves_is_undone(monkeypatch):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_gradients_that_are_not_finite_change_nothing(bad, normalize):
     agent = make(normalize_advantage=normalize)
-    obs, taken, log_prob, adv = batch(agent)
-    adv[3] = bad
+    steps = batch(agent)
+    steps["adv"][3] = bad
     before = parameters(agent)
-    metrics = agent.improve_policy(obs, taken, log_prob, adv)
+    metrics = agent.improve_policy(steps)
     assert unchanged(agent, before)
     assert metrics["is_line_search_success"] == 0.0
 
@@ -247,7 +249,7 @@ def test_the_line_search_goes_back_step_by_step(monkeypatch):
 
     data = batch(agent)
     monkeypatch.setattr("agents.trpo.surrogate", counted)
-    assert agent.improve_policy(*data)["step_fraction"] == pytest.approx(agent.config.backtrack**3)
+    assert agent.improve_policy(data)["step_fraction"] == pytest.approx(agent.config.backtrack**3)
 
 
 # --- the critic and the whole update --------------------------------------------------------------------------------
@@ -268,7 +270,7 @@ def test_advantages_of_an_update_are_those_of_its_rollout(monkeypatch):
         vector(Counting, 3), n_steps=24, hidden=(4,), normalize_rewards=False, normalize_observations=False
     )
     seen = {}
-    monkeypatch.setattr(agent, "improve_policy", lambda obs, action, lp, adv: seen.update(obs=obs, adv=adv) or {})
+    monkeypatch.setattr(agent, "improve_policy", lambda steps: seen.update(steps) or {})
     monkeypatch.setattr(agent, "fit_critic", lambda obs, ret: seen.update(ret=ret) or 0.0)
     agent.prepare()
     agent.collector.collect(24)
@@ -287,7 +289,7 @@ def test_advantages_of_an_update_are_those_of_its_rollout(monkeypatch):
 def test_reset_steps_of_the_environment_teach_nothing(monkeypatch):
     agent = agents.TRPO(vector(Counting, 3, AutoresetMode.NEXT_STEP), n_steps=24, hidden=(4,))
     rows = []
-    monkeypatch.setattr(agent, "improve_policy", lambda obs, action, lp, adv: rows.append(len(adv)) or {})
+    monkeypatch.setattr(agent, "improve_policy", lambda steps: rows.append(len(steps["adv"])) or {})
     agent.learn(24 * 3)
     assert rows[0] < 24 * 3
     assert rows[0] == agent.num_timesteps or len(rows) > 1

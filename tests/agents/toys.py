@@ -120,3 +120,50 @@ class Fixed(gym.Env):
 def vector(make: Any, num_envs: int, mode: AutoresetMode = AutoresetMode.DISABLED) -> VectorEnv:
     """`num_envs` environments from `make()`."""
     return SyncVectorEnv([make] * num_envs, autoreset_mode=mode)
+
+
+class Digits(gym.Env):
+    """Up to two turns; a turn is worth the share of digits in the response."""
+
+    def __init__(self, turns: int = 1) -> None:
+        self.turns = turns
+        characters = "".join(map(chr, range(1, 0x300)))
+        self.observation_space = spaces.Text(4096, charset=characters)
+        self.action_space = spaces.Text(4096, min_length=0, charset=characters)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.prompt, self.turn = f"say{int(self.np_random.integers(10))}:", 0
+        return self.prompt, {}
+
+    def step(self, action):
+        if action is None:
+            return self.prompt, 0.0, False, False, {}
+        self.prompt, self.turn = f"{self.prompt}{self.turn}", self.turn + 1
+        reward = sum(c in "0123456789" for c in action) / max(len(action), 1)
+        return self.prompt, reward, self.turn == self.turns, False, {}
+
+
+class TextVector(SyncVectorEnv):
+    """Actions as a list, since Gymnasium iterates a Text space's batch as one text."""
+
+    def step(self, actions):
+        self.actions = list(actions)
+        found = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
+        self.observations = tuple(obs for obs, *_ in found)
+        rewards, terminated, truncated = (np.array(column) for column in list(zip(*found, strict=True))[1:4])
+        return self.observations, rewards, terminated, truncated, {}
+
+    def reset(self, *, seed=None, options=None):
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        before = getattr(self, "observations", None)
+        seeds = seed or [None] * self.num_envs
+        self.observations = tuple(
+            env.reset(seed=seeds[i])[0] if mask[i] else before[i] for i, env in enumerate(self.envs)
+        )
+        return self.observations, {}
+
+
+def digits(turns: int = 1, num_envs: int = 8) -> VectorEnv:
+    """`num_envs` of Digits."""
+    return TextVector([lambda: Digits(turns)] * num_envs, autoreset_mode=AutoresetMode.DISABLED)

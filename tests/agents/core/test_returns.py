@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from agents.core.returns import discounted_sum, gae, group_advantage, length_reward, n_step, td_errors
+from agents.core.returns import decision_gae, discounted_sum, gae, group_advantage, length_reward, n_step, td_errors
 
 
 def column(*values):
@@ -49,6 +49,41 @@ def test_gae_by_hand_over_a_termination_and_a_truncation():
         column(1, 2, 3, 4), column(1, 1, 1, 1), column(2, 10, 3, 5), column(0, 1, 0, 0), column(0, 0, 1, 0), 0.5, 0.5
     )
     assert adv[:, 0].tolist() == [1.25, 1.0, 3.5, 5.5]
+
+
+@given(rollouts(), st.floats(0, 1), st.floats(0, 1))
+def test_gae_of_one_decision_a_step_is_gae(rollout, gamma, lam):
+    rewards, values, next_values, terminated, truncated = rollout
+    ends = terminated, truncated
+    ones = torch.ones_like(rewards, dtype=torch.int64)
+    found = decision_gae(rewards, ones, values.flatten(), next_values, *ends, gamma, lam)
+    expected = gae(rewards, values, next_values, *ends, gamma, lam).flatten()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@given(rollouts(), st.floats(0, 1), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_gae_over_decisions_recurs_along_each_environment(rollout, gamma, lam, seed):
+    """A = delta + gamma lam A' with gamma = 1 inside a step, decision by decision from the last one back."""
+    rewards, _, next_values, terminated, truncated = rollout
+    T, N = rewards.shape
+    rng = np.random.default_rng(seed)
+    counts = torch.from_numpy(rng.integers(1, 5, (T, N)))
+    values = torch.from_numpy(rng.normal(size=int(counts.sum())).astype(np.float32))
+    found = decision_gae(rewards, counts, values, next_values, terminated, truncated, gamma, lam)
+    starts = (counts.flatten().cumsum(0) - counts.flatten()).view(T, N)
+    for n in range(N):
+        later = successor = 0.0
+        for t in reversed(range(T)):
+            for j in reversed(range(int(counts[t, n]))):
+                at = int(starts[t, n]) + j
+                discount, reward = 1.0, 0.0
+                if j == counts[t, n] - 1:
+                    discount, reward = gamma * (1 - float(terminated[t, n])), float(rewards[t, n])
+                    if terminated[t, n] or truncated[t, n] or t == T - 1:
+                        later, successor = 0.0, float(next_values[t, n])
+                later = reward + discount * successor - float(values[at]) + discount * lam * later
+                assert abs(later - float(found[at])) < 1e-4
+                successor = float(values[at])
 
 
 def test_a_step_both_terminated_and_truncated_counts_as_terminated():

@@ -37,18 +37,18 @@ def whole_logits(policy, prompt, response):
 
 @pytest.mark.parametrize("limit", [16, 40, 4096])
 def test_scores_equal_those_of_whole_rows(limit):
-    p = policy(value_head=True, micro_batch_tokens=limit)
-    torch.nn.init.normal_(p.value_head.weight, generator=torch.Generator().manual_seed(0))
+    p = policy(micro_batch_tokens=limit)
     prompts, responses = rows(p)
-    found = p.score(prompts, responses, entropies=True, values=True, temperature=0.7)
+    found = p.score(prompts, responses, entropies=True, states=True, temperature=0.7)
+    torch.testing.assert_close(p.hidden(prompts, responses).values, found.hidden.values, atol=1e-5, rtol=1e-5)
     assert found.log_probs.lengths.tolist() == [len(r) for r in responses]
-    columns = zip(found.log_probs.rows(), found.entropies.rows(), found.values.rows(), strict=True)
-    for prompt, response, (log_prob, entropy, value) in zip(prompts, responses, columns, strict=True):
+    columns = zip(found.log_probs.rows(), found.entropies.rows(), found.hidden.rows(), strict=True)
+    for prompt, response, (log_prob, entropy, state) in zip(prompts, responses, columns, strict=True):
         expected = torch.distributions.Categorical(logits=whole_logits(p, prompt, response) / 0.7, validate_args=False)
         torch.testing.assert_close(log_prob, expected.log_prob(response), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(entropy, expected.entropy(), atol=1e-5, rtol=1e-5)
         hidden = p.model.model(torch.cat((prompt, response))[None])[0][0, len(prompt) - 1 : -1]
-        torch.testing.assert_close(value, p.value_head(hidden)[: len(response), 0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(state, hidden[: len(response)], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.8, 1.0), (1.0, 0.9), (0.8, 0.7)])
@@ -139,15 +139,11 @@ def test_only_response_positions_go_through_the_head():
 # --- actor-critic, TRPO -----------------------------------------------------------------------------------------
 
 
-def test_the_value_of_a_prompt():
-    p = policy(value_head=True)
+def test_the_hidden_state_of_a_prompt_is_its_last():
+    p = policy()
     prompts, _ = rows(p)
-    assert not p.values(prompts).any()  # before any training
-    torch.nn.init.normal_(p.value_head.weight, generator=torch.Generator().manual_seed(0))
-    expected = torch.cat([p.value_head(p.model.model(prompt[None])[0][:, -1])[:, 0] for prompt in prompts])
-    torch.testing.assert_close(p.values(prompts), expected, atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="value_head=True"):
-        policy().values(prompts)
+    expected = torch.cat([p.model.model(prompt[None])[0][:, -1] for prompt in prompts])
+    torch.testing.assert_close(p.prompt_hidden(prompts), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_fisher_vector_products_go_through_the_model():
