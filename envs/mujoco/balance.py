@@ -38,8 +38,8 @@ class InvertedDoublePendulum(Task):
     def observe(self, values: Values) -> Array:
         qpos = values["qpos"]
         angles = qpos[:, 1:].copy()  # contiguous, as Gymnasium's are: strides decide which sine numpy runs
-        forces = np.clip(values["qfrc_constraint"], -10, 10)
-        velocity = np.clip(values["qvel"], -10, 10)
+        forces = values["qfrc_constraint"].clip(-10, 10)
+        velocity = values["qvel"].clip(-10, 10)
         parts = (qpos[:, :1], np.sin(angles), np.cos(angles), velocity, forces[:, :1] if self.v5 else forces)
         return np.concatenate(parts, axis=1)
 

@@ -58,7 +58,7 @@ class Walker2d(Task):
         skip = 1 if self.env._exclude_current_positions_from_observation else 0
         obs = values["state"][:, skip:].copy()
         velocity = obs[:, nq - skip :]
-        np.clip(velocity, -10, 10, out=velocity)
+        velocity.clip(-10, 10, out=velocity)
         return obs
 
     def mark(self, values: Values) -> Array:
@@ -161,7 +161,7 @@ class Ant(Task):
         return normal_start(self.env, rng, self.env._reset_noise_scale)
 
     def _clipped_forces(self, values: Values) -> Array:
-        return np.clip(values["cfrc_ext"], *self.env._contact_force_range)  # [N, bodies, 6]
+        return values["cfrc_ext"].clip(*self.env._contact_force_range)  # [N, bodies, 6]
 
     def observe(self, values: Values) -> Array:
         state = values["state"]

@@ -6,6 +6,7 @@ Holds physics alone: rewards and observations are in the task files, episodes in
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 import mujoco
@@ -16,6 +17,10 @@ from envs.mujoco.crew import Crew
 
 Reader = Callable[[mujoco.MjData], NDArray[np.float64]]  # a live view into one MjData
 Values = Mapping[str, NDArray[np.float64]]
+
+# Waking threads costs some 10 us, and a core that others could use: a round shorter than this is not shared.
+SHARED_FROM = 60e-6  # seconds
+_TRIALS = 5  # rounds that the caller steps alone to learn how long they take
 
 # Everything that decides the next step bit for bit, the solver's warm start included.
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -46,7 +51,8 @@ class Physics:
             frame_skip: MuJoCo steps in one `step`.
             readers: name -> view of the quantity in one MjData.
             contact_forces: compute `cfrc_ext` after each step, which MuJoCo leaves out by default.
-            num_threads: threads that step, at most N; default: the cores this process may use.
+            num_threads: threads that step, at most N; default: the cores this process may use, or the calling
+                thread alone where the first rounds take less than `SHARED_FROM`.
         """
         self.model = model
         self.datas = [mujoco.MjData(model) for _ in range(num_envs)]
@@ -67,13 +73,28 @@ class Physics:
 
         self._ctrl = np.zeros((num_envs, model.nu))
         self._jobs = [(data, data.ctrl, row) for data, row in zip(self.datas, self._ctrl, strict=True)]
-        self._crew = Crew(_stepper(model, frame_skip, contact_forces), min(num_envs, num_threads or available_cores()))
+        self._work = _stepper(model, frame_skip, contact_forces)
+        self._threads = min(num_envs, num_threads or available_cores())
+        self._trials = _TRIALS if num_threads is None and self._threads > 1 else 0
+        self._shortest = float("inf")  # seconds, of the trials
+        self._crew = Crew(self._work, 1 if self._trials else self._threads)
 
     def step(self, ctrl: NDArray) -> None:
         """Apply controls [N, nu] for `frame_skip` MuJoCo steps in every copy, then gather."""
         np.copyto(self._ctrl, ctrl)
-        self._crew.run(self._jobs)
+        if self._trials:
+            self._try_alone()
+        else:
+            self._crew.run(self._jobs)
         self.gather()
+
+    def _try_alone(self) -> None:
+        start = time.perf_counter()
+        self._crew.run(self._jobs)
+        self._shortest = min(self._shortest, time.perf_counter() - start)
+        self._trials -= 1
+        if not self._trials and self._shortest >= SHARED_FROM:
+            self._crew = Crew(self._work, self._threads)
 
     def reset(self, i: int, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
         """Start copy `i` afresh from positions [nq] and velocities [nv]; `gather` is left to the caller."""

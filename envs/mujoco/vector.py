@@ -73,7 +73,8 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         Args:
             id: a registered id whose entry point is in `ENTRY_POINTS`.
             num_envs: N.
-            num_threads: threads that step, at most N; default: the cores this process may use.
+            num_threads: threads that step, at most N; default: the cores this process may use, unless the
+                physics is too short to be worth sharing.
             kwargs: what `gymnasium.make(id, ...)` takes: the task's options, `max_episode_steps`
                 (-1: no limit), `render_mode`, `width`, `height`, `camera_name`, ...
 
@@ -85,7 +86,8 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         env = make_prototype(id, **kwargs)
         self.num_envs = num_envs
         self.spec = env.spec
-        self._max_episode_steps = env.spec.max_episode_steps if env.spec else None
+        limit = env.spec.max_episode_steps if env.spec else None
+        self._max_episode_steps = np.array(np.iinfo(np.int64).max if limit is None else limit)
         # One environment of Gymnasium's own reads the options and the model; it is never stepped.
         self._env = cast(Any, env.unwrapped)
         self.metadata = {**self._env.metadata, "autoreset_mode": AutoresetMode.DISABLED}
@@ -136,22 +138,24 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         """
         seeds = self._spread(seed)
         mask = self._reset_mask(options)
-        if (self._elapsed[~mask] < 0).any():
+        others = ~mask
+        if np.count_nonzero((self._elapsed < 0) & others):
             raise ResetNeeded("The first reset must reset every environment: give no `reset_mask`.")
         for i in np.flatnonzero(mask).tolist():
-            if seeds[i] is not None or self._rngs[i] is None:
-                self._rngs[i], self._seeds[i] = seeding.np_random(seeds[i])
-            self._physics.reset(i, *self._task.initial_state(self.np_random[i]))
+            rng = self._rngs[i]
+            if seeds[i] is not None or rng is None:
+                rng, self._seeds[i] = seeding.np_random(seeds[i])
+                self._rngs[i] = rng
+            self._physics.reset(i, *self._task.initial_state(rng))
         self._physics.gather()
         values = self._physics.values
-        # The arrays kept from the last step are replaced, not written to.
-        rows = mask[:, None]
-        self._obs = np.where(rows, self._task.observe(values), self._obs)
-        mark = self._task.mark(values)
-        self._mark = np.where(rows if mark.ndim == 2 else mask, mark, self._mark)
+        obs, mark = self._task.observe(values), self._task.mark(values)
+        np.copyto(obs, self._obs, where=others[:, None])
+        np.copyto(mark, self._mark, where=others[:, None] if mark.ndim == 2 else others)
+        self._obs, self._mark = obs, mark
         self._elapsed[mask] = 0
-        self._done = self._done & ~mask
-        self._blocked = bool(self._done.any())
+        self._done = self._done & others
+        self._blocked = bool(np.count_nonzero(self._done))
 
         infos: Infos = {}
         for name, value in self._task.reset_info(values).items():
@@ -190,12 +194,9 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         self._mark = mark
         self._obs = self._task.observe(values)
         self._elapsed += 1
-        if self._max_episode_steps is None:
-            truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        else:
-            truncated = self._elapsed >= self._max_episode_steps
+        truncated = self._elapsed >= self._max_episode_steps
         self._done = terminated | truncated
-        self._blocked = bool(self._done.any())
+        self._blocked = bool(np.count_nonzero(self._done))
 
         infos: Infos = {}
         for name, value in outcome.items():

@@ -12,23 +12,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 import envs
-
-MUJOCO = [
-    f"{task}-{version}"
-    for task in [
-        "Ant",
-        "HalfCheetah",
-        "Hopper",
-        "Humanoid",
-        "HumanoidStandup",
-        "InvertedDoublePendulum",
-        "InvertedPendulum",
-        "Reacher",
-        "Swimmer",
-        "Walker2d",
-    ]
-    for version in ("v4", "v5")
-] + ["Pusher-v5"]
+from tests.envs.mujoco.ids import IDS
 
 
 class One(gym.Env[Any, Any]):
@@ -49,7 +33,7 @@ class One(gym.Env[Any, Any]):
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
 
 
-@pytest.mark.parametrize("id", [*MUJOCO, "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0"])
+@pytest.mark.parametrize("id", [*IDS, "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0"])
 def test_checkers_accept(id: str) -> None:
     env = One(envs.make_vec(id, num_envs=1))
     sb3_check(env, warn=False, skip_render_check=True)

@@ -112,8 +112,9 @@ def test_threads_end_with_close_and_with_the_last_reference():
 @pytest.mark.parametrize("ending", ["pass", "env.close()", "raise SystemExit(0)"])
 def test_an_abandoned_environment_lets_the_interpreter_exit(ending):
     program = (
-        "import envs, numpy as np\n"
-        "env = envs.make_vec('Swimmer-v5', 4)\n"
+        "import numpy as np\n"
+        "from envs.mujoco import MujocoVectorEnv\n"
+        "env = MujocoVectorEnv('Swimmer-v5', 4, num_threads=2)\n"
         "env.reset(seed=0); env.step(np.zeros((4, 2)))\n" + ending
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0

@@ -7,25 +7,7 @@ from gymnasium.error import ResetNeeded
 
 import envs
 from envs.mujoco import MujocoVectorEnv
-
-IDS = [
-    f"{name}-v{version}"
-    for name in (
-        "Ant",
-        "HalfCheetah",
-        "Hopper",
-        "Humanoid",
-        "HumanoidStandup",
-        "InvertedDoublePendulum",
-        "InvertedPendulum",
-        "Pusher",
-        "Reacher",
-        "Swimmer",
-        "Walker2d",
-    )
-    for version in (4, 5)
-    if (name, version) != ("Pusher", 4)
-]
+from tests.envs.mujoco.ids import IDS
 
 
 def rollout(env, actions, done=None):

@@ -1,5 +1,6 @@
 """The fast MuJoCo environments against Gymnasium's own: every value bit for bit, every dtype, every info."""
 
+import threading
 import warnings
 
 import gymnasium as gym
@@ -11,22 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs.mujoco import MujocoVectorEnv
-
-NAMES = (
-    "Ant",
-    "HalfCheetah",
-    "Hopper",
-    "Humanoid",
-    "HumanoidStandup",
-    "InvertedDoublePendulum",
-    "InvertedPendulum",
-    "Pusher",
-    "Reacher",
-    "Swimmer",
-    "Walker2d",
-)
-IDS = [f"{name}-v{version}" for name in NAMES for version in (4, 5) if (name, version) != ("Pusher", 4)]
+from envs.mujoco import MujocoVectorEnv, physics
+from tests.envs.mujoco.ids import IDS
 
 
 def gymnasium_vec(id, num_envs, **kwargs):
@@ -298,13 +285,27 @@ def test_what_is_handed_out_is_the_callers():
 
 def test_any_number_of_threads_steps_alike():
     results = []
-    for threads in (1, 2, 5):
+    for threads in (1, 2, 5, None):  # None: alone at first, then perhaps not
         env = MujocoVectorEnv("Walker2d-v5", 5, num_threads=threads)
         env.reset(seed=0)
         results.append([env.step(action)[0] for action in random_actions(env, 8)])
         env.close()
-    assert_same(tuple(results[0]), tuple(results[1]))
-    assert_same(tuple(results[0]), tuple(results[2]))
+    for result in results[1:]:
+        assert_same(tuple(results[0]), tuple(result))
+
+
+@pytest.mark.parametrize(("shared_from", "helpers"), [(0.0, 1), (1e9, 0)])
+def test_only_rounds_that_take_long_enough_are_shared(shared_from, helpers, monkeypatch):
+    monkeypatch.setattr(physics, "SHARED_FROM", shared_from)
+    monkeypatch.setattr(physics, "available_cores", lambda: 2)
+    env, alone = envs.make_vec("Swimmer-v5", 3), MujocoVectorEnv("Swimmer-v5", 3, num_threads=1)
+    before = set(threading.enumerate())
+    env.reset(seed=0)
+    alone.reset(seed=0)
+    for action in random_actions(env, 10):
+        assert_same(env.step(action), alone.step(action))
+    assert len(set(threading.enumerate()) - before) == helpers
+    env.close()
 
 
 def test_the_model_is_shared_and_left_alone():
