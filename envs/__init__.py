@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-__all__ = ["make_vec", "nearest"]
+__all__ = ["find_spec", "make_vec", "nearest"]
 
 # The packages that register ids, by the namespace that stands before the slash.
 _NAMESPACES = {
@@ -48,7 +48,7 @@ def make_vec(id: str, num_envs: int = 1, *, vectorization_mode: str | None = Non
     """
     if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
         raise ValueError(f"num_envs must be an integer of at least 1, got {num_envs!r}.")
-    spec = _find_spec(id)
+    spec = find_spec(id)
     if vectorization_mode is None and "wrappers" not in kwargs and not spec.additional_wrappers:
         if str(spec.entry_point).startswith("gymnasium.envs.mujoco."):
             from envs.mujoco import ENTRY_POINTS, MujocoVectorEnv
@@ -75,7 +75,13 @@ def nearest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
     return [by_key[key] for key in difflib.get_close_matches(name.lower(), by_key, n, cutoff=0.5)]
 
 
-def _find_spec(id: str) -> gym.envs.registration.EnvSpec:
+def find_spec(id: str) -> gym.envs.registration.EnvSpec:
+    """What is registered under `id`, whose package is loaded first; `"module:id"` imports the module.
+
+    Raises:
+        ValueError: an unknown id (the message names the nearest ones).
+        ImportError: a module or package that cannot be loaded here.
+    """
     if ":" in id:
         module, id = id.split(":", 1)
         importlib.import_module(module)

@@ -22,7 +22,7 @@ def find_env(env_id: str) -> Any:
     import envs
 
     try:
-        return envs._find_spec(env_id)
+        return envs.find_spec(env_id)
     except ImportError as problem:
         raise ValueError(f"{env_id} cannot be loaded here: {problem}") from problem
 
