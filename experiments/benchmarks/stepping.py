@@ -109,22 +109,25 @@ def _step(vector: VectorEnv, env: str, steps: int, settings: dict[str, Any]) -> 
     """Step with random actions, resetting whatever ended as a collector does; resets are on the clock."""
     actions = _actions(vector.single_action_space, vector.num_envs, steps + WARM_UP)
 
-    def run(start: int, stop: int) -> tuple[float, int]:
-        total, episodes = 0.0, 0
+    rewards: list[NDArray[Any]] = []  # summed off the clock
+
+    def run(start: int, stop: int) -> int:
+        episodes = 0
         for action in actions[start:stop]:
             _, reward, terminated, truncated, _ = vector.step(action)
-            total += float(reward.sum())
+            rewards.append(reward)
             done = terminated | truncated
             if done.any():
                 episodes += int(done.sum())
                 vector.reset(options={"reset_mask": done})
-        return total, episodes
+        return episodes
 
     vector.reset(seed=SEED)
     run(0, WARM_UP)
     started = time.perf_counter()
-    total, episodes = run(WARM_UP, WARM_UP + steps)
+    episodes = run(WARM_UP, WARM_UP + steps)
     seconds = time.perf_counter() - started
+    total = float(np.sum(rewards[WARM_UP:]))
     return Measurement(
         rate=vector.num_envs * steps / seconds,
         settings={"env": env, "num_envs": vector.num_envs, "vector steps": steps, **settings},
