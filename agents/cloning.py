@@ -35,7 +35,7 @@ from agents.policies.policy import Policy, decision_counts
 
 Expert = Callable[[Any], Sequence[Any]]  # observations of N environments -> an action or None for each
 
-RAMP = 0.05  # share of the warm-up in which the step size rises; then it falls linearly to 0
+RAMP = 50  # gradient steps over which the step size rises: Adam's first ones go by next to no statistics
 
 
 @dataclass
@@ -51,7 +51,9 @@ class Config:
     batch_size: int = 64
     """Demonstrated steps (responses, clicks, torques) per gradient step."""
     learning_rate: float = 1e-3
-    """Largest step size (Adam); it rises at the beginning and falls linearly to 0."""
+    """Step size (Adam), reached over the first 50 gradient steps."""
+    target_loss: float = 0.0
+    """Mean loss of a round (nats per decision) at which the warm-up ends before its time; 0: never."""
     max_grad_norm: float = 1.0
     """Longest gradient; longer ones are scaled down."""
 
@@ -59,8 +61,9 @@ class Config:
         for name in ("round_episodes", "epochs", "batch_size", "learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"warmup: {name} must be positive; got {getattr(self, name)}")
-        if self.episodes < 0:
-            raise ValueError(f"warmup: episodes cannot be negative; got {self.episodes}")
+        for name in ("episodes", "target_loss"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"warmup: {name} cannot be negative; got {getattr(self, name)}")
 
 
 def clone(agent: Agent, env: VectorEnv | None = None, *, expert: Any = None, **fields: Any) -> dict[str, float]:
@@ -91,11 +94,8 @@ class Cloner:
         self.params: list[nn.Parameter] = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.params, lr=config.learning_rate, fused=True)
         self.done = 0  # episodes
-
-    @property
-    def left(self) -> int:
-        """Episodes to come."""
-        return self.config.episodes - self.done
+        self.left = config.episodes  # episodes to come, at most
+        self.steps = 0  # gradient steps
 
     def round(self) -> dict[str, float]:
         """Draw and learn from one round's episodes."""
@@ -112,26 +112,22 @@ class Cloner:
             for index in torch.randperm(len(steps["action"]), generator=generator).split(c.batch_size)
         ]
         totals = torch.zeros(3, device=agent.device)  # loss, decisions, gradient norm
-        for i, index in enumerate(batches):
-            self.optimizer.param_groups[0]["lr"] = self._rate((self.done + count * (i + 1) / len(batches)) / c.episodes)
+        for index in batches:
             loss, decisions, norm = self._train_step(steps.take(index))
             totals += torch.stack([loss * decisions, torch.tensor(float(decisions), device=agent.device), norm])
+        loss, decisions, norm = totals.tolist()
+        mean_loss = loss / decisions
         self.done += count
+        self.left = 0 if mean_loss < c.target_loss else c.episodes - self.done
         if self.left == 0:
             agent.imitated()
-        loss, decisions, norm = totals.tolist()
         return {
-            "loss": loss / decisions,
+            "loss": mean_loss,
             "grad_norm": norm / len(batches),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
             "decisions": decisions / c.epochs,
             "expert_reward": float(np.mean(returns)),
+            "episodes": float(self.done),
         }
-
-    def _rate(self, progress: float) -> float:
-        """The step size at the end of this share of the warm-up; the last step is a small one, not none."""
-        fall = 1.0 - progress + self.config.batch_size / max(self.config.episodes, self.config.batch_size)
-        return self.config.learning_rate * min(1.0, progress / RAMP, fall)
 
     def _train_step(self, batch: Batch) -> tuple[Tensor, int, Tensor]:
         """One gradient step; the mean loss of a decision, their number, and the gradient's norm."""
@@ -146,6 +142,8 @@ class Cloner:
             loss.backward()
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.params, self.config.max_grad_norm)
+        self.steps += 1
+        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * min(1.0, self.steps / RAMP)
         self.optimizer.step()
         return total, decisions, norm
 
@@ -157,13 +155,15 @@ class Cloner:
         """All that the coming rounds depend on, the policy's weights included."""
         return {
             "done": self.done,
+            "left": self.left,
+            "steps": self.steps,
             "policy": self.policy.state_dict(),
             "normalizer": self.agent.normalizer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.done = state["done"]
+        self.done, self.left, self.steps = state["done"], state["left"], state["steps"]
         self.policy.load_state_dict(state["policy"])
         self.agent.normalizer.load_state_dict(state["normalizer"])
         self.optimizer.load_state_dict(state["optimizer"])

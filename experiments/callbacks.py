@@ -77,7 +77,7 @@ class Evaluation(Boundary):
     """Evaluates, logs eval/*, appends to evaluations.csv and keeps the best checkpoint.
 
     Stands before `Checkpoints` in the list of callbacks: a checkpoint at step N then implies that every
-    evaluation up to N is on disk.
+    evaluation up to N is on disk. at_start: evaluate before the first step too.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Evaluation(Boundary):
         every: int,
         total: int,
         say: Callable[[str], None],
+        at_start: bool = False,
     ) -> None:
         super().__init__(every)
         self.run = run
@@ -96,10 +97,16 @@ class Evaluation(Boundary):
         self.save_best = save_best
         self.total = total
         self.say = say
+        self.at_start = at_start
         self.seconds = 0.0
         rows = run.read_evaluations()
         self.best = max((row["mean_reward"] for row in rows), default=-math.inf)
         self.evaluated_at = int(rows[-1]["timesteps"]) if rows else -1
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        if self.at_start and self.every > 0:
+            self.due()
 
     def due(self) -> None:
         began = time.monotonic()
@@ -139,14 +146,30 @@ class Evaluation(Boundary):
 class Checkpoints(Boundary):
     """Writes checkpoints/latest (exact) and checkpoints/step-<N>, and latest at the end.
 
-    `save(path, exact)` writes one checkpoint under a path without suffix.
+    `save(path, exact)` writes one checkpoint under a path without suffix. at_start: write them before the first step
+    too, after which that of the warm-up is of no more use.
     """
 
-    def __init__(self, run: RunDir, save: Callable[[Path, bool], None], *, every: int, keep_last: int) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        save: Callable[[Path, bool], None],
+        *,
+        every: int,
+        keep_last: int,
+        at_start: bool = False,
+    ) -> None:
         super().__init__(every)
+        self.at_start = at_start
         self.run = run
         self.save = save
         self.keep_last = keep_last
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        if self.at_start:
+            self.due()
+        self.run.warmup.unlink(missing_ok=True)
 
     def due(self) -> None:
         self.save(self.run.checkpoints / f"step-{self.now}", False)

@@ -13,6 +13,7 @@ from agents.core.evaluation import EpisodeStats, evaluate
 from experiments.environments import make_eval_env
 from experiments.settings import RunOptions
 from experiments.training import Learner
+from experiments.warmup import WarmUp
 
 SUFFIX = ".safetensors"
 
@@ -21,7 +22,10 @@ def new_learner(options: RunOptions) -> Learner:
     """An untrained agent; raises ValueError for settings or spaces that it refuses."""
     env = envs.make_vec(options.env_id, num_envs=options.num_envs, **options.env_kwargs)
     agent = agents.make(options.algo, env, seed=options.seed, device=options.device, config=options.agent)
-    return _learner(options, agent, env)
+    learner = _learner(options, agent, env)
+    if options.warmup.episodes:
+        learner.warm_up = WarmUp(options, agent)
+    return learner
 
 
 def load_learner(options: RunOptions, path: Path) -> Learner:

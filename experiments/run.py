@@ -57,6 +57,8 @@ def _resume(options: RunOptions, path: Path) -> int:
 
     run = open_run(path)
     with claimed(run):
+        for half in run.checkpoints.glob(".*.tmp"):  # written while the process was killed
+            half.unlink()
         latest = run.checkpoints / f"latest{ours.SUFFIX}"
         learner = ours.load_learner(options, latest) if latest.exists() else ours.new_learner(options)
         step = learner.model.num_timesteps
@@ -65,7 +67,10 @@ def _resume(options: RunOptions, path: Path) -> int:
             learner.close()
             close_run(options, run)
             return 0
-        if step and not learner.model.restored_exactly:
+        if learner.warm_up is not None:
+            learner.warm_up.resume(run)
+            step = learner.warm_up.step
+        if step > 0 and not learner.model.restored_exactly:
             print("The environments could not be put back where they were: their episodes start afresh.")
         run.cut_after(step)
         run.write_config({**run.read_config(), "total_timesteps": options.total_timesteps})

@@ -67,6 +67,11 @@ class RunDir:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def warmup(self) -> Path:
+        """The checkpoint of a supervised warm-up that is not over."""
+        return self.checkpoints / "warmup.safetensors"
+
     def read_config(self) -> dict[str, Any]:
         """config.yaml as a dict."""
         return read_yaml(self.config)

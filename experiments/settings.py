@@ -1,6 +1,7 @@
 """What a run is made of, and where each setting comes from: default < tuned < command line.
 
-Defaults stand in the algorithm's Config; tuned ones in configs/<algo>.yaml, per environment id or pattern.
+Defaults stand in the algorithm's Config; tuned ones in configs/<algo>.yaml, per environment id or pattern, where
+`<pattern> @ <model>` holds for one language model (`--agent.model`) alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ALGORITHMS = ("actor-critic", "ddpg", "kimi", "trpo")
 SB3_ALGORITHMS = ("sb3/a2c", "sb3/ddpg", "sb3/ppo", "sb3/sac", "sb3/td3", "sb3/trpo")
 CONFIGS = Path(__file__).parent / "configs"
 
-TUNABLE = ("total_timesteps", "num_envs", "agent")
+TUNABLE = ("total_timesteps", "num_envs", "eval_episodes", "agent", "warmup")
 # What may differ from the saved configuration when a run is resumed.
 CHANGEABLE = ("total_timesteps", "out", "resume", "progress", "quiet", "debug")
 
@@ -67,6 +68,7 @@ class RunOptions:
     debug: bool = False
     """Show the traceback of an error."""
 
+    warmup: Any = None
     agent: Any = None
     env: Any = None
 
@@ -86,7 +88,9 @@ class RunOptions:
             del values[name]
         values["env_options"] = values.pop("env")
         values["env"] = values.pop("env_id")
-        last = {name: values.pop(name) for name in ("env_options", "agent")}
+        last = {name: values.pop(name) for name in ("env_options", "warmup", "agent")}
+        if last["warmup"] is None:  # Stable-Baselines3's agents
+            del last["warmup"]
         first = {name: values.pop(name) for name in ("algo", "env")}
         return {**first, **values, **last}
 
@@ -123,13 +127,13 @@ def parse_run(argv: list[str]) -> RunOptions:
     env_type = env_options(env_id)
     agent_type = config_type(algo)
     if saved is None:
-        default = _tuned_options(algo, env_id, agent_type, env_type)
+        default = _tuned_options(algo, env_id, agent_type, env_type, _value_of("--agent.model", argv))
         default = _with_intervals(default, _value_of("--total-timesteps", argv))
     else:
         default = from_config(saved, agent_type, env_type)
     description = f"Train {algo} on {env_id}. The defaults shown are those that apply to this pair."
     options = cli.parse(
-        _typed(agent_type, env_type),
+        _typed(algo, agent_type, env_type),
         argv,
         prog="python -m experiments.run",
         description=description,
@@ -143,35 +147,41 @@ def parse_run(argv: list[str]) -> RunOptions:
 
 def from_config(saved: Mapping[str, Any], agent_type: type, env_type: type) -> RunOptions:
     """The options that a config.yaml records."""
-    names = {field.name for field in dataclasses.fields(RunOptions)} - {"agent", "env", "env_id"}
-    return _typed(agent_type, env_type)(
+    names = {field.name for field in dataclasses.fields(RunOptions)} - {"agent", "env", "env_id", "warmup"}
+    return _typed(saved["algo"], agent_type, env_type)(
         env_id=saved["env"],
+        warmup=_warmup(saved["algo"], saved.get("warmup") or {}, "warm-up settings in config.yaml"),
         agent=build(agent_type, saved.get("agent") or {}, "agent settings in config.yaml"),
         env=build(env_type, saved.get("env_options") or {}, "environment options in config.yaml"),
         **{name: saved[name] for name in names if name in saved},
     )
 
 
-def tuned(algo: str, env_id: str, folder: Path = CONFIGS) -> dict[str, Any]:
+def tuned(algo: str, env_id: str, folder: Path = CONFIGS, model: str = "tiny") -> dict[str, Any]:
     """The tuned settings of `algo` on `env_id`: the file's default entry, then patterns, then the id itself.
 
-    Returns a dict with some of the keys `TUNABLE`, `agent` a dict of fields. Unknown keys: ValueError.
+    model: the language model, whose own entry comes after the one for all.
+    Returns a dict with some of the keys `TUNABLE`, `agent` and `warmup` dicts of fields. Unknown keys: ValueError.
     """
     path = folder / f"{file_name(algo)}.yaml"
     if not path.exists():
         return {}
     entries = load_yaml_value(path.read_text()) or {}
-    matching = [name for name in entries if name == "default"]
-    matching += [name for name in entries if name not in ("default", env_id) and fnmatch.fnmatchcase(env_id, name)]
-    matching += [name for name in entries if name == env_id]
-    merged: dict[str, Any] = {"agent": {}}
-    for name in matching:
+    matching: list[tuple[int, int, str]] = []  # how well they fit, the best last
+    for name in entries:
+        pattern, _, wanted = name.partition(" @ ")
+        if wanted in ("", model) and (pattern == "default" or fnmatch.fnmatchcase(env_id, pattern)):
+            exactness = 0 if pattern == "default" else 2 if pattern == env_id else 1
+            matching.append((exactness, len(wanted) > 0, name))
+    merged: dict[str, Any] = {"agent": {}, "warmup": {}}
+    for _, _, name in sorted(matching, key=lambda match: match[:2]):
         entry = entries[name] or {}
         for key in entry:
             if key not in TUNABLE:
                 raise ValueError(f"{path.name}, {name}: there is no setting {key!r}.{hint(key, TUNABLE)}")
-        merged["agent"].update(entry.get("agent") or {})
-        merged.update({key: value for key, value in entry.items() if key != "agent"})
+        for part in ("agent", "warmup"):
+            merged[part].update(entry.get(part) or {})
+        merged.update({key: value for key, value in entry.items() if key not in ("agent", "warmup")})
     return merged
 
 
@@ -252,10 +262,21 @@ def field_default(field: dataclasses.Field[Any]) -> Any:
     return None if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _tuned_options(algo: str, env_id: str, agent_type: type, env_type: type) -> RunOptions:
-    values = tuned(algo, env_id)
-    agent = build(agent_type, values.pop("agent", {}), f"{file_name(algo)}.yaml")
-    return _typed(agent_type, env_type)(algo=algo, env_id=env_id, agent=agent, env=env_type(), **values)
+def _tuned_options(algo: str, env_id: str, agent_type: type, env_type: type, model: str | None) -> RunOptions:
+    values, where = tuned(algo, env_id, model=model or "tiny"), f"{file_name(algo)}.yaml"
+    agent = build(agent_type, values.pop("agent", {}), where)
+    warmup = _warmup(algo, values.pop("warmup", {}), where)
+    kind = _typed(algo, agent_type, env_type)
+    return kind(algo=algo, env_id=env_id, agent=agent, env=env_type(), warmup=warmup, **values)
+
+
+def _warmup(algo: str, values: Mapping[str, Any], where: str) -> Any:
+    """The settings of the warm-up; None for Stable-Baselines3's agents, which have none."""
+    if algo.startswith("sb3/"):
+        return None
+    from experiments.warmup import Options
+
+    return build(Options, values, where)
 
 
 def _with_intervals(default: RunOptions, total: str | None) -> RunOptions:
@@ -264,9 +285,11 @@ def _with_intervals(default: RunOptions, total: str | None) -> RunOptions:
     return dataclasses.replace(default, eval_freq=max(1000, steps // 50), checkpoint_freq=max(1000, steps // 20))
 
 
-def _typed(agent_type: type, env_type: type) -> type[RunOptions]:
-    """RunOptions with the types of `agent` and `env` known, which is what tyro goes by."""
-    fields: list[Any] = [("agent", agent_type), ("env", env_type)]
+def _typed(algo: str, agent_type: type, env_type: type) -> type[RunOptions]:
+    """RunOptions with the types of `warmup`, `agent` and `env` known, which is what tyro goes by."""
+    warmup = _warmup(algo, {}, "")
+    warmup_type: Any = Annotated[None, tyro.conf.Suppress] if warmup is None else type(warmup)
+    fields: list[Any] = [("warmup", warmup_type), ("agent", agent_type), ("env", env_type)]
     return dataclasses.make_dataclass("RunOptions", fields, bases=(RunOptions,), kw_only=True)
 
 
@@ -277,8 +300,8 @@ def _refuse_contradictions(saved: RunOptions, given: RunOptions, resume: str | N
     before, now = plain(saved), plain(given)
     for name in before:
         pairs = [(option(name), before[name], now[name])]
-        if name in ("agent", "env"):
-            parts = before[name]
+        if name in ("agent", "env", "warmup"):
+            parts = before[name] or {}
             pairs = [(f"--{name}.{option(key)[2:]}", parts[key], now[name][key]) for key in parts]
         for spelling, old, new in pairs:
             if name not in CHANGEABLE and old != new:
@@ -327,6 +350,7 @@ def _general_help(argv: list[str]) -> RunOptions:
 class _General(RunOptions):
     """RunOptions without the parts that depend on the algorithm and the environment."""
 
+    warmup: tyro.conf.Suppress[None] = None
     agent: tyro.conf.Suppress[None] = None
     env: tyro.conf.Suppress[None] = None
 

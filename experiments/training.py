@@ -23,6 +23,7 @@ from experiments.logs import make_logger
 from experiments.results import FINAL, summarise
 from experiments.rundir import RunDir
 from experiments.settings import RunOptions
+from experiments.warmup import WarmUp
 
 
 @dataclass
@@ -39,12 +40,15 @@ class Learner:
     """Closes the environments."""
     resumable: bool = True
     """Whether a run can go on from a checkpoint; if so, it is stopped only between iterations."""
+    warm_up: WarmUp | None = None
+    """What the agent is to learn from demonstrations before anything else."""
 
 
 def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | None = None) -> int:
     """Train until `options.total_timesteps`; returns the exit status: 0, or 130 or 143 after a signal.
 
-    `resumed_at` is the step of the checkpoint that `learner` was loaded from, None for a new run.
+    `resumed_at` is the step of the checkpoint that `learner` was loaded from (negative within the warm-up), None for a
+    new run.
     """
     start = learner.model.num_timesteps
     talk: Callable[[str], None] = (lambda text: None) if options.quiet else say
@@ -57,23 +61,33 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         every=options.eval_freq,
         total=options.total_timesteps,
         say=talk,
+        at_start=learner.warm_up is not None,
     )
-    checkpoints = Checkpoints(run, learner.save, every=options.checkpoint_freq, keep_last=options.keep_last)
+    checkpoints = Checkpoints(
+        run,
+        learner.save,
+        every=options.checkpoint_freq,
+        keep_last=options.keep_last,
+        at_start=learner.warm_up is not None,
+    )
     stop = Stop(between_iterations=learner.resumable)
     callbacks: list[BaseCallback] = [evaluation, checkpoints, stop]
-    bar = None
-    if options.progress and not options.quiet and sys.stderr.isatty():
+    bar, bars = None, options.progress and not options.quiet and sys.stderr.isatty()
+    if bars:
         bar = Progress(options.total_timesteps, start)
         callbacks.append(bar)
     talk(f"Training {options.algo} on {options.env_id} for {options.total_timesteps:,} steps in {run.path}")
     began = time.monotonic()
     try:
         with _signals(stop.request) as caught:
-            learner.model.learn(
-                options.total_timesteps - start,
-                callback=callbacks,
-                reset_num_timesteps=resumed_at is None,
-            )
+            if learner.warm_up is not None:
+                learner.warm_up.train(run, logger, talk, bar=bars, stopped=lambda: stop.requested)
+            if not stop.requested:
+                learner.model.learn(
+                    options.total_timesteps - start,
+                    callback=callbacks,
+                    reset_num_timesteps=resumed_at is None,
+                )
     finally:
         if bar is not None:
             bar.close()

@@ -24,7 +24,7 @@ Hopper-v4: {num_envs: 99}
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "trpo.yaml").write_text(CONFIG)
-    monkeypatch.setattr(settings.tuned, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(settings.tuned, "__defaults__", (tmp_path, "tiny"))
     return tmp_path
 
 
@@ -33,10 +33,25 @@ def test_the_default_entry_gives_way_to_patterns_and_they_to_the_id(configs: Pat
         "num_envs": 5,
         "total_timesteps": 500,
         "agent": {"gamma": 0.5, "lam": 0.7, "delta": 0.9},
+        "warmup": {},
     }
     assert tuned("trpo", "HalfCheetah-v5", configs)["agent"]["delta"] == 1e-3
     assert tuned("trpo", "CartPole-v1", configs)["num_envs"] == 3
     assert tuned("ddpg", "CartPole-v1", configs) == {}
+
+
+def test_an_entry_for_one_language_model_comes_after_the_one_for_all(configs: Path) -> None:
+    (configs / "kimi.yaml").write_text("""
+    "text/* @ tiny": {agent: {tau: 1.0}, warmup: {episodes: 5}}
+    "text/*": {agent: {tau: 2.0, epochs: 3}}
+    "text/* @ big": {num_envs: 9}
+    """)
+    assert tuned("kimi", "text/a", configs) == {"agent": {"tau": 1.0, "epochs": 3}, "warmup": {"episodes": 5}}
+    assert tuned("kimi", "text/a", configs, "big") == {
+        "agent": {"tau": 2.0, "epochs": 3},
+        "warmup": {},
+        "num_envs": 9,
+    }
 
 
 @pytest.mark.usefixtures("configs")
