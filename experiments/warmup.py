@@ -2,7 +2,7 @@
 
 Its rows are logged at negative steps, minus the demonstrations still to come, so that everything that goes by steps
 (curves, cutting what was written after a checkpoint) holds for it too. Its own checkpoint, checkpoints/warmup, is
-replaced every tenth of the way and goes when the agent's first one is written.
+replaced every tenth of the way and goes when the agent's first one is written, at step 0.
 """
 
 from __future__ import annotations
@@ -86,11 +86,12 @@ class WarmUp:
                 logger.dump(self.step)
                 shown.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
                 shown.update(self.cloner.done - before)
-                if 10 * self.cloner.done // total > 10 * before // total or not self.cloner.left:
+                tenth = 10 * self.cloner.done // total > 10 * before // total
+                if tenth or not self.cloner.left:
                     say(f"{self.cloner.done:>11,} of {total:,} demonstrations  loss {metrics['loss']:.4f}")
+                # At the end the agent's own checkpoint takes over, behind the first evaluation.
+                if self.cloner.left and (tenth or stopped()):
                     self.save(run)
-        if self.cloner.left:
-            self.save(run)
         self.env.close()
 
 
