@@ -44,6 +44,29 @@ def plot_curve(run: RunDir, title: str) -> None:
     _save(figure, run.curve)
 
 
+def plot_pretraining(run: RunDir, title: str) -> None:
+    """Write curve.png of a pretraining run: losses, and retrieval accuracy where there is one."""
+    figure = Figure(figsize=(7, 4.3), layout="constrained")
+    axes = figure.subplots()
+    for metric, label in (("train/loss", "training"), ("eval/loss", "held-out screenshots")):
+        steps, losses = curve(run, metric)
+        axes.plot(steps, losses, label=f"loss, {label}", color="0.6" if metric == "train/loss" else "C0")
+    axes.set_xlabel("gradient steps")
+    axes.set_ylabel("loss")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    lines = axes.get_lines()
+    if len(curve(run, "eval/image_to_text")[0]):
+        right = axes.twinx()
+        for metric, color in (("eval/image_to_text", "C1"), ("eval/text_to_image", "C2"), ("eval/chance", "0.8")):
+            right.plot(*curve(run, metric), color=color, label=metric.removeprefix("eval/").replace("_", " "))
+        right.set_ylabel("retrieval accuracy")
+        right.set_ylim(0, 1)
+        lines += right.get_lines()
+    axes.legend(handles=lines, loc="best", fontsize="small")
+    _save(figure, run.curve)
+
+
 def plot_groups(groups: Sequence[Group], metric: str, path: Path) -> None:
     """One panel per environment, one curve per algorithm: mean over seeds with its 95% t-interval."""
     env_ids = sorted({group.env_id for group in groups})
