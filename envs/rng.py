@@ -1,7 +1,8 @@
-"""A PCG64 generator as plain numbers, so that checkpoints hold it without pickle."""
+"""Random generators as plain numbers, so that checkpoints hold them without pickle."""
 
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,3 +41,25 @@ def generator_from_words(words: NDArray[np.uint64]) -> np.random.Generator:
         "uinteger": uinteger,
     }
     return np.random.Generator(bits)
+
+
+class SeedStream:
+    """The seeds that `reset()` without a seed goes through: Gymnasium's generator for `origin`, low <= seed < high.
+
+    The generator is only made when asked for: a sampler that seeds every reset never pays for it.
+    """
+
+    __slots__ = ("_generator", "drawn", "high", "low", "origin")
+
+    def __init__(self, origin: int, low: int, high: int, drawn: int = 0) -> None:
+        self.origin, self.low, self.high, self.drawn = origin, low, high, drawn
+        self._generator: np.random.Generator | None = None
+
+    def next(self) -> int:
+        """The next seed."""
+        if self._generator is None:
+            self._generator, _ = gymnasium.utils.seeding.np_random(self.origin)
+            if self.drawn:
+                self._generator.integers(self.low, self.high, size=self.drawn)
+        self.drawn += 1
+        return int(self._generator.integers(self.low, self.high))

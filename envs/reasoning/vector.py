@@ -15,30 +15,9 @@ from envs.reasoning.env import SEED_LIMIT, Difficulty, check_range, check_seed, 
 from envs.reasoning.episode import Episode, judge
 from envs.reasoning.problem import Split, Task, make_problem, pick_difficulty
 from envs.reasoning.text import pack_strings, unpack_strings
+from envs.rng import SeedStream
 
 Infos = dict[str, Any]
-
-
-class _SeedStream:
-    """The seeds that `reset()` without a seed goes through: those of Gymnasium's generator for `origin`.
-
-    The generator is only made when asked for: a sampler that seeds every reset never pays for it.
-    """
-
-    __slots__ = ("_generator", "drawn", "origin")
-
-    def __init__(self, origin: int, drawn: int = 0) -> None:
-        self.origin = origin
-        self.drawn = drawn
-        self._generator: np.random.Generator | None = None
-
-    def next(self) -> int:
-        if self._generator is None:
-            self._generator, _ = gymnasium.utils.seeding.np_random(self.origin)
-            if self.drawn:
-                self._generator.integers(SEED_LIMIT, size=self.drawn)
-        self.drawn += 1
-        return int(self._generator.integers(SEED_LIMIT))
 
 
 class ReasoningVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray[Any]]):
@@ -77,7 +56,7 @@ class ReasoningVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArra
         self.max_length = max_length
         self._charset = self.single_action_space.character_set
         origins = np.random.default_rng().integers(SEED_LIMIT, size=num_envs)
-        self._streams = [_SeedStream(int(origin)) for origin in origins]
+        self._streams = [SeedStream(int(origin), 0, SEED_LIMIT) for origin in origins]
         self._episodes: list[Episode | None] = [None] * num_envs
 
     @property
@@ -107,7 +86,7 @@ class ReasoningVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArra
                 instance = self._streams[i].next()
             else:
                 instance = check_seed(given)
-                self._streams[i] = _SeedStream(instance)
+                self._streams[i] = SeedStream(instance, 0, SEED_LIMIT)
             difficulty = pick_difficulty(instance, *bounds[i])
             problem = make_problem(self.task, instance, difficulty, self.split)
             episode = self._episodes[i] = Episode(problem, instance, difficulty)
@@ -199,7 +178,7 @@ class ReasoningVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArra
             raise ValueError(f"The state is that of {len(rows['seed'])} environments; this one has {self.num_envs}.")
         texts = iter(unpack_strings(state["text_bytes"], state["text_ends"]))
         self._streams = [
-            _SeedStream(origin, drawn)
+            SeedStream(origin, 0, SEED_LIMIT, drawn)
             for origin, drawn in zip(rows["stream_origin"], rows["stream_drawn"], strict=True)
         ]
         for i in range(self.num_envs):
