@@ -11,21 +11,22 @@ explore by sampling and learn by straight-through Gumbel-softmax.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from agents.core.agent import Agent
 from agents.core.buffer import Field
+from agents.core.flat import FlatAdam, FlatParameters, twin
 from agents.core.normalizer import ObservationNormalizer
 from agents.policies import DeterministicPolicy
 from agents.policies.noise import OrnsteinUhlenbeck
-from agents.policies.value import ActionValue
+from agents.policies.value import ActionValue, map_split
 
 
 @dataclass
@@ -89,14 +90,40 @@ def critic_target(reward: Tensor, next_q: Tensor, terminated: Tensor, gamma: flo
     return torch.addcmul(reward, 1.0 - terminated, next_q, value=gamma)
 
 
-def critic_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Mean squared Bellman error."""
-    return F.mse_loss(q, target)
+def critic_loss(q: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean squared Bellman error L, [], and dL/dq, [batch]."""
+    error = q - target
+    return error.square().mean(), error.mul(2.0 / len(error))
 
 
-def actor_loss(q: Tensor) -> Tensor:
-    """-E[ Q(s, mu(s)) ]: its gradient is the negative deterministic policy gradient."""
-    return -q.mean()
+def actor_loss(q: Tensor, dq_da: Tensor) -> tuple[Tensor, Tensor]:
+    """L = -E[ Q(s, mu(s)) ], [], and dL/da, [batch, dim]: through mu it is minus the deterministic policy gradient."""
+    return -q.mean(), dq_da.mul(-1.0 / len(q))
+
+
+class Transitions(NamedTuple):
+    """A batch of replayed transitions; observations may be trees."""
+
+    obs: Any
+    action: Tensor  # [batch, dim]
+    reward: Tensor  # [batch]
+    next_obs: Any
+    terminated: Tensor  # [batch]
+    noise: Tensor | None = None  # [batch, dim], the Gumbel noise of categorical actions
+
+    def halves(self) -> list[Transitions]:
+        size = len(self.reward) // 2
+        columns = ((None, None) if column is None else map_split(column, size) for column in self)
+        return [Transitions(*half) for half in zip(*columns, strict=True)]
+
+
+class Networks(NamedTuple):
+    """Actor and critic, and as one vector each the gradients that their backward passes leave."""
+
+    actor: DeterministicPolicy
+    critic: ActionValue
+    actor_grad: Tensor
+    critic_grad: Tensor
 
 
 class DDPG(Agent):
@@ -116,13 +143,20 @@ class DDPG(Agent):
             self.device
         )
         self.target_actor, self.target_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
-        self.online: list[Tensor] = [*self.actor.parameters(), *self.critic.parameters()]
-        self.targets: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]
-        self.critic_params = list(self.critic.parameters())
-        for p in self.targets:
-            p.requires_grad = False
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=c.actor_lr, fused=True)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=c.critic_lr, fused=True)
+        actor, critic = FlatParameters(self.actor), FlatParameters(self.critic)
+        self.online = Networks(self.actor, self.critic, actor.grad, critic.grad)
+        self.weights = [actor.vector.detach(), critic.vector.detach()]
+        self.target_weights = [FlatParameters(net).vector.detach() for net in (self.target_actor, self.target_critic)]
+        for p in (*self.target_actor.parameters(), *self.target_critic.parameters()):
+            p.requires_grad, p.grad = False, None
+        self.actor_optimizer = FlatAdam(actor, c.actor_lr)
+        self.critic_optimizer = FlatAdam(critic, c.critic_lr)
+        self.second: Networks | None = None  # for the other half of every batch, in a thread of its own
+        if self.device.type == "cpu" and torch.get_num_threads() == 1 and halves_pay(c, self.actor, self.critic):
+            actor_twin, actor_grad = twin(self.actor)
+            critic_twin, critic_grad = twin(self.critic)
+            self.second = Networks(actor_twin, critic_twin, actor_grad, critic_grad)
+            self.pool = ThreadPoolExecutor(1, "ddpg")
         self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
             self.device
         )
@@ -157,7 +191,7 @@ class DDPG(Agent):
             return {"action": self.actor.random(buffer.num_envs, self.generator)}
         if self.actor.sizes:
             return {"action": self.actor.explore(self.normalizer(obs), self.generator)}
-        greedy = self.actor(self.normalizer(obs))
+        greedy = self.actor.predict(self.normalizer(obs))
         noise = torch.empty_like(greedy).normal_(generator=self.generator)
         noise = self.ou(noise, episode_start) if c.noise == "ou" else noise.mul_(c.noise_std)
         return {"action": greedy.add_(noise).clamp_(-1.0, 1.0)}
@@ -165,7 +199,7 @@ class DDPG(Agent):
     def choose(self, obs: Any, deterministic: bool) -> Tensor:
         if self.actor.sizes and not deterministic:
             return self.actor.explore(self.normalizer(obs), self.predict_generator)
-        return self.actor(self.normalizer(obs))
+        return self.actor.predict(self.normalizer(obs))
 
     def to_env(self, action: Tensor, obs: Any) -> np.ndarray:
         return self.actor.to_env(action)
@@ -178,42 +212,67 @@ class DDPG(Agent):
     def update(self) -> Mapping[str, float | Tensor]:
         c, buffer = self.config, self.buffer
         assert buffer is not None
-        self.normalizer.update(buffer.rollout().flat().obs)
+        if c.normalize_observations:
+            self.normalizer.update(buffer.rollout().flat("obs").obs)
         buffer.clear()
         stored = buffer.rows * buffer.num_envs
         if stored < c.learning_starts or len(buffer) * buffer.num_envs < c.batch_size:
             return {}
         rounds = c.gradient_steps if c.gradient_steps >= 0 else c.train_freq * buffer.num_envs
+        columns = [name for name in buffer.schema if name not in ("truncated", "valid")]
         metrics: Mapping[str, float | Tensor] = {}
         for _ in range(rounds):
-            batch = buffer.sample(c.batch_size).to(self.device)
+            batch = buffer.sample(c.batch_size, columns).to(self.device)
             obs, next_obs = self.normalizer(batch.obs), self.normalizer(batch.next_obs)
-            metrics = self.train_step(obs, batch["action"], batch["reward"], next_obs, batch["terminated"])
+            noise = self.actor.noise(c.batch_size, self.generator)
+            metrics = self.train_step(
+                Transitions(obs, batch["action"], batch["reward"], next_obs, batch["terminated"], noise)
+            )
         return metrics
 
-    def train_step(
-        self, obs: Any, action: Tensor, reward: Tensor, next_obs: Any, terminated: Tensor
-    ) -> Mapping[str, Tensor]:
-        """One update of critic, actor and targets on a batch."""
-        c = self.config
-        with torch.no_grad():
-            next_q = self.target_critic(next_obs, self.target_actor(next_obs))
-            target = critic_target(reward, next_q, terminated, c.gamma)
-        q_loss = critic_loss(self.critic(obs, action), target)
-        self.critic_optimizer.zero_grad()
-        q_loss.backward()
+    @torch.no_grad()
+    def train_step(self, batch: Transitions) -> Mapping[str, Tensor]:
+        """One update of critic, actor and targets."""
+        q_loss = self.gradient(self.critic_gradient, batch)
         self.critic_optimizer.step()
-
-        # dQ/da is all that the actor's step needs of the critic: no gradient for its parameters.
-        for p in self.critic_params:
-            p.requires_grad = False
-        mu_loss = actor_loss(self.critic(obs, self.actor.relaxed(obs, c.temperature, self.generator)))
-        self.actor_optimizer.zero_grad()
-        mu_loss.backward()
-        for p in self.critic_params:
-            p.requires_grad = True
+        mu_loss = self.gradient(self.actor_gradient, batch)
         self.actor_optimizer.step()
+        for slow, fast in zip(self.target_weights, self.weights, strict=True):
+            slow.lerp_(fast, self.config.tau)
+        return {"critic_loss": q_loss, "actor_loss": mu_loss}
 
-        with torch.no_grad():
-            torch._foreach_lerp_(self.targets, self.online, c.tau)
-        return {"critic_loss": q_loss.detach(), "actor_loss": mu_loss.detach()}
+    @torch.no_grad()
+    def critic_gradient(self, nets: Networks, batch: Transitions) -> tuple[Tensor, Tensor]:
+        """The critic's loss and gradient."""
+        next_q = self.target_critic(batch.next_obs, self.target_actor(batch.next_obs))
+        target = critic_target(batch.reward, next_q, batch.terminated, self.config.gamma)
+        q, backward = nets.critic.with_backward(batch.obs, batch.action)
+        loss, dloss_dq = critic_loss(q, target)
+        backward(dloss_dq)
+        return loss, nets.critic_grad
+
+    @torch.no_grad()
+    def actor_gradient(self, nets: Networks, batch: Transitions) -> tuple[Tensor, Tensor]:
+        """The actor's loss and gradient. Of the critic it needs dQ/da alone, and no gradient of the parameters."""
+        action, backward = nets.actor.with_backward(batch.obs, batch.noise, self.config.temperature)
+        q, dq_da = nets.critic.action_gradient(batch.obs, action)
+        loss, dloss_da = actor_loss(q, dq_da)
+        backward(dloss_da)
+        return loss, nets.actor_grad
+
+    def gradient(self, of: Callable[[Networks, Transitions], tuple[Tensor, Tensor]], batch: Transitions) -> Tensor:
+        """Leave the gradient over a batch in the online networks; the loss."""
+        if self.second is None:
+            return of(self.online, batch)[0]
+        mine, theirs = batch.halves()
+        other = self.pool.submit(of, self.second, theirs)
+        loss, grad = of(self.online, mine)
+        other_loss, other_grad = other.result()
+        grad.lerp_(other_grad, 0.5)  # the mean over a batch is the mean of its halves' means
+        return loss.lerp_(other_loss, 0.5)
+
+
+def halves_pay(config: Config, actor: DeterministicPolicy, critic: ActionValue) -> bool:
+    """Whether two threads with half of each batch are faster than one with all: handing over costs some 50 us."""
+    size = sum(p.numel() for net in (actor, critic) for p in net.parameters())
+    return config.batch_size % 2 == 0 and config.batch_size * size > 2**23

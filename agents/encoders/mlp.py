@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.encoders.numpy_mlp import FEW_ROWS, NumpyMLP
+from agents.encoders.numpy_mlp import FEW_MULTIPLICATIONS, FEW_ROWS, NumpyMLP
 
 # In place where autograd allows it: they follow a linear layer, whose output nobody else needs.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -48,6 +48,7 @@ class MLP(nn.Module):
             raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}; got {activation!r}")
         self.activation = activation
         widths = [in_dim, *hidden, out_dim]
+        self.size = sum(i * o for i, o in itertools.pairwise(widths))  # multiplications a row
         layers = [nn.Linear(i, o) for i, o in itertools.pairwise(widths)]
         if init == "orthogonal":
             for layer in layers[:-1]:
@@ -97,6 +98,14 @@ class MLP(nn.Module):
             if i:
                 grad = through_activation(grad.mm(weight), inputs[i])
 
+    @torch.no_grad()
+    def input_gradient(self, inputs: list[Tensor], grad: Tensor, first: int = 0) -> Tensor:
+        """dL/dx of the input's columns from `first` on, [batch, in_dim - first], from dL/doutput [batch, out_dim]."""
+        through_activation = _BACKWARD[self.activation]
+        for i in range(len(inputs) - 1, 0, -1):
+            grad = through_activation(grad.mm(self._weights[i][0]), inputs[i])
+        return grad.mm(self._weights[0][0][:, first:])
+
 
 def output(encoder: nn.Module, net: MLP, obs: Any) -> Tensor:
     """net(encoder(obs)) without a graph."""
@@ -130,8 +139,10 @@ def output_and_backward(encoder: nn.Module, net: MLP, obs: Any) -> tuple[Tensor,
 
 
 def _numpy_serves(encoder: nn.Module, net: MLP, obs: Any) -> bool:
-    """Whether these are few vectors on the CPU, and the network has its passes in NumPy."""
-    return getattr(encoder, "identity", False) and net.has_backward and obs.is_cpu and len(obs) <= FEW_ROWS
+    """Whether these are few vectors for a small network on the CPU, and the network has its passes in NumPy."""
+    if not (getattr(encoder, "identity", False) and net.has_backward and obs.is_cpu):
+        return False
+    return len(obs) <= FEW_ROWS and len(obs) * net.size <= FEW_MULTIPLICATIONS
 
 
 def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> None:

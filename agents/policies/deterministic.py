@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,15 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.encoders import MLP, make_encoder
+from agents.encoders import MLP, make_encoder, output_and_backward
+from agents.encoders.mlp import output
 
 
 class DeterministicPolicy(nn.Module):
     """mu(observation), as the vector [batch, dim] that a Q critic takes.
 
     Box: tanh, in [-1, 1] per dimension; `to_env` maps it onto [low, high], which may differ from one dimension to
-    the next and need not be symmetric. Discrete and MultiDiscrete: one-hot blocks; `relaxed` samples them by
+    the next and need not be symmetric. Discrete and MultiDiscrete: one-hot blocks; `with_backward` samples them by
     straight-through Gumbel-softmax (Jang et al. 2017), so that dQ/da reaches the logits.
 
     Raises ValueError for other spaces and for a Box without finite bounds.
@@ -42,12 +43,8 @@ class DeterministicPolicy(nn.Module):
                     raise ValueError(f"DDPG needs a Box action space with finite bounds; got {action_space}")
                 self.dim = int(torch.Size(action_space.shape).numel())
                 # In double precision, so that -1 and 1 are the bounds themselves and not their neighbours.
-                low = torch.as_tensor(action_space.low.reshape(-1), dtype=torch.float64)
-                high = torch.as_tensor(action_space.high.reshape(-1), dtype=torch.float64)
-                self.register_buffer("center", (high + low) / 2, persistent=False)
-                self.register_buffer("half_range", (high - low) / 2, persistent=False)
-                self.center: Tensor
-                self.half_range: Tensor
+                low, high = (x.reshape(-1).astype(np.float64) for x in (action_space.low, action_space.high))
+                self.center, self.half_range = (high + low) / 2, (high - low) / 2
             case spaces.Discrete():
                 self.sizes = (int(action_space.n),)
             case spaces.MultiDiscrete():
@@ -66,22 +63,40 @@ class DeterministicPolicy(nn.Module):
         out = self.net(self.encoder(obs))
         return self._one_hot(out) if self.sizes else torch.tanh(out)
 
-    def relaxed(self, obs: Any, temperature: float, generator: torch.Generator) -> Tensor:
-        """The action that the actor's loss differentiates, [batch, dim]; the same as `forward` for a Box."""
-        out = self.net(self.encoder(obs))
-        if not self.sizes:
-            return torch.tanh(out)
-        blocks = []
-        for logits in out.split(self.sizes, -1):
-            soft = ((logits + _gumbel(logits, generator)) / temperature).softmax(-1)
-            hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
-            blocks.append(hard + (soft - soft.detach()))  # in this order the value is exactly one-hot
-        return torch.cat(blocks, -1)
+    def predict(self, obs: Any) -> Tensor:
+        """`forward` without a graph, and fast for a few observations."""
+        out = output(self.encoder, self.net, obs)
+        return self._one_hot(out) if self.sizes else out.tanh_()
+
+    def noise(self, batch: int, generator: torch.Generator) -> Tensor | None:
+        """The Gumbel noise [batch, dim] that `with_backward` adds to the logits; None for a Box."""
+        return _gumbel((batch, self.dim), generator) if self.sizes else None
+
+    @torch.no_grad()
+    def with_backward(
+        self, obs: Any, noise: Tensor | None = None, temperature: float = 1.0
+    ) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """The action [batch, dim] that the actor's loss differentiates, which for a Box is `forward`'s, and a function
+        that takes dL/daction and leaves dL/dparameters in the parameters' `.grad`."""
+        out, backward = output_and_backward(self.encoder, self.net, obs)
+        if noise is None:
+            mu = torch.tanh(out)
+            return mu, lambda grad: backward(torch.ops.aten.tanh_backward(grad, mu))
+        scores = (out + noise).div_(temperature)
+        soft = [block.softmax(-1) for block in scores.split(self.sizes, -1)]
+
+        def straight_through(grad: Tensor) -> None:
+            """As if the action were `soft`: dL/dlogits = soft * (grad - <grad, soft>) / temperature, by blocks."""
+            blocks = zip(grad.split(self.sizes, -1), soft, strict=True)
+            slopes = [p * (g - (g * p).sum(-1, keepdim=True)) for g, p in blocks]
+            backward(torch.cat(slopes, -1).div_(temperature))
+
+        return self._one_hot(scores), straight_through
 
     def explore(self, obs: Any, generator: torch.Generator) -> Tensor:
         """A one-hot sample from the softmax policy, [batch, dim] (Discrete and MultiDiscrete)."""
-        logits = self.net(self.encoder(obs))
-        return self._one_hot(logits + _gumbel(logits, generator))
+        logits = output(self.encoder, self.net, obs)
+        return self._one_hot(logits + _gumbel(logits.shape, generator))
 
     def _one_hot(self, scores: Tensor) -> Tensor:
         blocks = [F.one_hot(block.argmax(-1), block.shape[-1]) for block in scores.split(self.sizes, -1)]
@@ -96,9 +111,10 @@ class DeterministicPolicy(nn.Module):
         """Action vectors [batch, dim] as the environment takes them; a Box action is clipped to its bounds."""
         space = self.action_space
         if not self.sizes:
-            scaled = torch.addcmul(self.center, action.clamp(-1.0, 1.0), self.half_range).cpu().numpy()
             assert isinstance(space, spaces.Box)
-            return np.clip(scaled.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
+            scaled = action.cpu().numpy() * self.half_range + self.center
+            inside = np.minimum(np.maximum(scaled.reshape(-1, *space.shape), space.low), space.high)
+            return inside.astype(space.dtype, copy=False)
         index = torch.stack([block.argmax(-1) for block in action.split(self.sizes, -1)], -1).cpu().numpy()
         assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
         return (index.reshape(-1, *(space.shape or ())) + space.start).astype(space.dtype)
@@ -107,9 +123,9 @@ class DeterministicPolicy(nn.Module):
         """The environment's actions as vectors [batch, dim]: `to_env` of them gives the actions back."""
         space, array = self.action_space, np.asarray(actions)
         if not self.sizes:
-            offset = torch.from_numpy(array.reshape(len(array), -1)).double() - self.center.cpu()
-            half = self.half_range.cpu()
-            return torch.where(half > 0, offset / half, 0.0).clamp(-1.0, 1.0).float()
+            offset = array.reshape(len(array), -1) - self.center
+            vector = np.divide(offset, self.half_range, out=np.zeros_like(offset), where=self.half_range > 0)
+            return torch.from_numpy(vector).clamp(-1.0, 1.0).float()
         assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
         index = torch.from_numpy(np.asarray(array - space.start, np.int64).reshape(len(array), -1))
         blocks = [F.one_hot(column, n) for column, n in zip(index.unbind(-1), self.sizes, strict=True)]
@@ -124,5 +140,5 @@ class DeterministicPolicy(nn.Module):
         return torch.stack([F.cross_entropy(logits, wanted, reduction="none") for logits, wanted in pairs]).sum(0)
 
 
-def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
-    return -torch.empty_like(like).exponential_(generator=generator).log_()
+def _gumbel(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.empty(*shape, device=generator.device).exponential_(generator=generator).log_().neg_()

@@ -103,9 +103,23 @@ class ActionValue(nn.Module):
 
     def with_backward(self, obs: Any, action: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
         """Q(obs, action) [batch], and a function that takes dL/dQ and leaves the parameters' gradient in `.grad`."""
+        if self.encoder.identity and self.net.has_backward:
+            out, inputs = self.net.trace(torch.cat((obs, action), -1))
+            return out.squeeze(-1), lambda grad: self.net.backward(inputs, grad[:, None])
         joined = _Joined(self.encoder, action)
         out, backward = output_and_backward(joined, self.net, obs)
         return out.squeeze(-1), lambda grad: backward(grad[:, None])
+
+    def action_gradient(self, obs: Any, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Q(obs, action) [batch] and dQ/daction [batch, action_dim]; the parameters' gradients stay as they are."""
+        if self.encoder.identity and self.net.has_backward:
+            q, inputs = self.net.trace(torch.cat((obs, action), -1))
+            return q.squeeze(-1), self.net.input_gradient(inputs, torch.ones_like(q), self.encoder.out_dim)
+        with torch.enable_grad():
+            varied = action.detach().requires_grad_()
+            q = self(obs, varied)
+            (slope,) = torch.autograd.grad(q.sum(), varied)
+        return q.detach(), slope
 
 
 class _Joined(nn.Module):

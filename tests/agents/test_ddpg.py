@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import nn
 
 import agents
-from agents.ddpg import actor_loss, critic_loss, critic_target
+from agents.ddpg import Transitions, actor_loss, critic_loss, critic_target
 from tests.agents.toys import Fixed, vector
 
 OBS = spaces.Box(-1, 1, (3,))
@@ -28,17 +28,18 @@ def copied(module):
 
 def batch(agent, n=32):
     generator = torch.Generator().manual_seed(1)
-    return {
-        "obs": torch.randn(n, 3, generator=generator),
-        "action": agent.actor.random(n, generator),
-        "reward": torch.randn(n, generator=generator),
-        "next_obs": torch.randn(n, 3, generator=generator),
-        "terminated": (torch.rand(n, generator=generator) < 0.3).float(),
-    }
+    return Transitions(
+        torch.randn(n, 3, generator=generator),
+        agent.actor.random(n, generator),
+        torch.randn(n, generator=generator),
+        torch.randn(n, 3, generator=generator),
+        (torch.rand(n, generator=generator) < 0.3).float(),
+        agent.actor.noise(n, generator),
+    )
 
 
 class Quadratic(nn.Module):
-    """Q(s, a) = -(a - W s)' diag(c) (a - W s), with a parameter that must see no gradient."""
+    """Q(s, a) = -(a - W s)' diag(c) (a - W s), which does not learn."""
 
     def __init__(self):
         super().__init__()
@@ -48,57 +49,123 @@ class Quadratic(nn.Module):
     def forward(self, obs, action):
         return -((action - obs @ self.W.t()).square() * self.c).sum(-1)
 
+    def with_backward(self, obs, action):
+        return self(obs, action), lambda grad: None
+
+    def action_gradient(self, obs, action):
+        return self(obs, action), -2 * self.c * (action - obs @ self.W.t())
+
+
+def quadratic(**config):
+    """An agent whose critic is the quadratic."""
+    agent = make(hidden=(), **config)
+    agent.target_critic = Quadratic()
+    agent.online = agent.online._replace(critic=agent.target_critic)
+    return agent
+
 
 def test_the_deterministic_policy_gradient_on_a_quadratic_q():
     """mu(s) = tanh(K s + b):  dJ/dK = E[ dQ/da * (1 - mu^2) s' ],  dQ/da = -2 c (mu - W s)."""
-    agent = make(hidden=(), tau=1e-9)
-    agent.critic = agent.target_critic = Quadratic()
+    agent = quadratic()
     data = batch(agent)
     (layer,) = agent.actor.net.layers
     nn.init.normal_(layer.weight)
-    obs, critic = data["obs"], agent.critic
+    obs, critic = data.obs, agent.online.critic
     with torch.no_grad():
         mu = torch.tanh(obs @ layer.weight.t() + layer.bias)
         slope = -2 * critic.c * (mu - obs @ critic.W.t()) * (1 - mu**2)
     expected = {"weight": slope.t() @ obs / len(obs), "bias": slope.mean(0)}
-    agent.train_step(**data)
+    agent.train_step(data)
     torch.testing.assert_close(-layer.weight.grad, expected["weight"])
     torch.testing.assert_close(-layer.bias.grad, expected["bias"])
 
 
-def test_the_actor_s_step_gives_the_critic_no_gradient():
-    agent = make()
-    data = batch(agent)
-    twin = copy.deepcopy(agent.critic)
+SPACES = [BOX, spaces.Discrete(3), spaces.MultiDiscrete([2, 3])]
+
+
+@pytest.mark.parametrize("action", SPACES, ids=str)
+@pytest.mark.parametrize("activation", ["relu", "gelu"], ids=["own passes", "autograd's passes"])
+def test_gradients_are_those_of_the_losses_by_autograd(action, activation):
+    agent = make(action, activation=activation, temperature=0.7)
+    data, c = batch(agent), agent.config
     with torch.no_grad():
-        next_q = agent.target_critic(data["next_obs"], agent.target_actor(data["next_obs"]))
-        target = critic_target(data["reward"], next_q, data["terminated"], agent.config.gamma)
-    critic_loss(twin(data["obs"], data["action"]), target).backward()
-    agent.train_step(**data)
-    # What the critic holds after the actor's backward pass is its own loss's gradient, and nothing else.
-    for p, q in zip(agent.critic.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad)
-        assert p.requires_grad
+        next_q = agent.target_critic(data.next_obs, agent.target_actor(data.next_obs))
+        target = critic_target(data.reward, next_q, data.terminated, c.gamma)
+    actor, critic = copy.deepcopy(agent.actor), copy.deepcopy(agent.critic)
+    q_loss = (critic(data.obs, data.action) - target).square().mean()
+    q_loss.backward()
+    torch.optim.Adam(critic.parameters(), lr=c.critic_lr).step()
+    gradient = [p.grad.clone() for p in critic.parameters()]
+
+    out = actor.net(actor.encoder(data.obs))
+    if action is BOX:
+        mu = out.tanh()
+    else:
+        blocks = ((out + data.noise) / c.temperature).split(actor.sizes, -1)
+        soft = torch.cat([block.softmax(-1) for block in blocks], -1)
+        hard = torch.cat([nn.functional.one_hot(block.argmax(-1), block.shape[-1]) for block in blocks], -1)
+        mu = soft + (hard - soft).detach()
+    mu_loss = -critic(data.obs, mu).mean()
+    mu_loss.backward()
+
+    metrics = agent.train_step(data)
+    torch.testing.assert_close(metrics["critic_loss"], q_loss.detach())
+    torch.testing.assert_close(metrics["actor_loss"], mu_loss.detach(), rtol=1e-4, atol=1e-6)
+    for p, q in zip(agent.actor.parameters(), actor.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-7)
+    # The critic holds its own loss's gradient, and nothing of the actor's step.
+    for p, g in zip(agent.critic.parameters(), gradient, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-7)
     assert not any(p.requires_grad for net in (agent.target_actor, agent.target_critic) for p in net.parameters())
 
 
+@pytest.mark.parametrize("action", SPACES, ids=str)
+def test_two_halves_are_one_batch(action, monkeypatch):
+    whole = make(action)
+    monkeypatch.setattr("agents.ddpg.halves_pay", lambda *_: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    halved = make(action)
+    assert whole.second is None
+    assert halved.second is not None
+    data = batch(whole)
+    for _ in range(3):
+        found, expected = halved.train_step(data), whole.train_step(data)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value)
+    for name in ("actor", "critic", "target_actor", "target_critic"):
+        torch.testing.assert_close(copied(getattr(halved, name)), copied(getattr(whole, name)), rtol=1e-4, atol=1e-6)
+
+
+def test_halves_survive_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("agents.ddpg.halves_pay", lambda *_: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    agent = make()
+    data = batch(agent)
+    agent.train_step(data)
+    loaded = agents.load(agent.save(tmp_path / "agent"))
+    for one in (agent, loaded):
+        one.train_step(data)
+    for name in ("actor", "critic", "target_actor", "target_critic"):
+        assert torch.equal(copied(getattr(agent, name)), copied(getattr(loaded, name)))
+
+
 def test_repeated_steps_find_the_maximum_of_a_quadratic():
-    agent = make(hidden=(), actor_lr=0.05)
-    agent.critic = agent.target_critic = Quadratic()
-    agent.critic_optimizer.step = lambda: None  # Q stays what it is
+    agent = quadratic(actor_lr=0.05)
     data = batch(agent, 256)
     for _ in range(300):
-        agent.train_step(**data)
-    best = data["obs"] @ agent.critic.W.t()
+        agent.train_step(data)
+    best = data.obs @ agent.target_critic.W.t()
     inside = (best.abs() < 0.5).all(1)
-    assert float((agent.actor(data["obs"]) - best)[inside].abs().max().detach()) < 0.1
+    assert float((agent.actor(data.obs) - best)[inside].abs().max().detach()) < 0.1
 
 
 def test_targets_by_hand():
     found = critic_target(torch.tensor([1.0, 2.0]), torch.tensor([10.0, 10.0]), torch.tensor([0.0, 1.0]), 0.5)
     assert found.tolist() == [6.0, 2.0]
-    assert float(critic_loss(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0]))) == 2.0
-    assert float(actor_loss(torch.tensor([1.0, 2.0]))) == -1.5
+    loss, dloss_dq = critic_loss(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0]))
+    assert (float(loss), dloss_dq.tolist()) == (2.0, [-2.0, 0.0])
+    loss, dloss_da = actor_loss(torch.tensor([1.0, 2.0]), torch.tensor([[4.0], [-6.0]]))
+    assert (float(loss), dloss_da.tolist()) == (-1.5, [[-2.0], [3.0]])
 
 
 def learned(flag, value):
@@ -126,10 +193,10 @@ def test_target_networks_follow_by_polyak_averaging_in_place():
     agent = make(tau=0.1)
     pairs = [(agent.target_actor, agent.actor), (agent.target_critic, agent.critic)]
     data = batch(agent)
-    agent.train_step(**data)
+    agent.train_step(data)
     before = [[p.detach().clone() for p in slow.parameters()] for slow, _ in pairs]
     places = [[p.data_ptr() for p in slow.parameters()] for slow, _ in pairs]
-    agent.train_step(**data)
+    agent.train_step(data)
     for (slow, fast), old, place in zip(pairs, before, places, strict=True):
         for p, q, b, pointer in zip(slow.parameters(), fast.parameters(), old, place, strict=True):
             torch.testing.assert_close(p.detach(), 0.1 * q.detach() + 0.9 * b, rtol=1e-6, atol=1e-7)
@@ -216,12 +283,12 @@ def test_a_buffer_no_larger_than_the_batch_is_filled_and_learned_from():
 def test_observations_are_normalised_on_request():
     agent = make(normalize_observations=True, gradient_steps=1).learn(40)
     sample, raw, seen = agent.buffer.sample, [], []
-    agent.buffer.sample = lambda n: raw.append(sample(n)) or raw[-1]
-    agent.train_step = lambda obs, action, reward, next_obs, terminated: seen.append((obs, next_obs)) or {}
+    agent.buffer.sample = lambda *a: raw.append(sample(*a)) or raw[-1]
+    agent.train_step = lambda batch: seen.append((batch.obs, batch.next_obs)) or {}
     agent.learn(2, reset_num_timesteps=False)
     statistics = agent.normalizer.state_dict()
-    mean, var = (statistics[f"moments.obs_.{name}"].float() for name in ("mean", "var"))
-    assert float(statistics["moments.obs_.count"]) == 42
+    mean, var = (torch.from_numpy(statistics[""][name]).float() for name in ("mean", "var"))
+    assert statistics[""]["count"] == 42
     for found, stored in zip(seen[0], (raw[0].obs, raw[0].next_obs), strict=True):
         torch.testing.assert_close(found, (stored - mean) / (var + 1e-8).sqrt())
         assert float((found - stored).abs().max()) > 0.1

@@ -192,3 +192,13 @@ def test_every_observation_s_backward_pass_is_autograd_s(space, activation):
     backward(grad)
     for p, g in zip(params, expected, strict=True):
         torch.testing.assert_close(p.grad, g)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
+def test_the_gradient_of_chosen_inputs_is_autograd_s(activation, hidden):
+    net, x, grad = MLP(4, hidden, 2, activation), torch.randn(6, 4, requires_grad=True), torch.randn(6, 2)
+    (expected,) = torch.autograd.grad(net(x), x, grad)
+    _, inputs = net.trace(x.detach())
+    torch.testing.assert_close(net.input_gradient(inputs, grad), expected)
+    torch.testing.assert_close(net.input_gradient(inputs, grad, first=3), expected[:, 3:])

@@ -49,6 +49,22 @@ def test_gradients_of_critics_are_autograd_s(space, kind):
         torch.testing.assert_close(p.grad, g)
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("space", [OBS, spaces.Dict({"a": OBS, "b": spaces.Discrete(2)})], ids=["flat", "dict"])
+def test_the_action_s_gradient_is_autograd_s_and_leaves_the_parameters_alone(space, activation):
+    critic = ActionValue(space, 2, hidden=(5, 4), activation=activation)
+    obs = torch.randn(6, 3) if space is OBS else {"a": torch.randn(6, 3), "b": torch.arange(6) % 2}
+    action = torch.randn(6, 2)
+    for p in critic.parameters():
+        p.grad = torch.full_like(p, 123.0)
+    varied = action.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(critic(obs, varied).sum(), varied)
+    q, slope = critic.action_gradient(obs, action)
+    torch.testing.assert_close(q, critic(obs, action).detach())
+    torch.testing.assert_close(slope, expected)
+    assert all(bool((p.grad == 123.0).all()) for p in critic.parameters())
+
+
 def test_explained_variance():
     returns = torch.tensor([1.0, 2.0, 3.0, 4.0])
     assert float(explained_variance(returns, returns)) == 1.0
