@@ -184,7 +184,7 @@ def find_expert(env: VectorEnv, agent: Any = None) -> Expert:
         return lambda obs: agent.predict(obs, deterministic=True)[0]
     own = getattr(env, "demonstrate", None) or getattr(env.unwrapped, "demonstrate", None)
     if own is None:
-        name = getattr(getattr(env, "spec", None), "id", None) or type(env.unwrapped).__name__
+        name = getattr(getattr(env, "spec", None), "id", "this environment")
         raise ValueError(f"{name} has no demonstrations of its own to warm up on; another agent must be the expert")
     return lambda obs: own()
 
