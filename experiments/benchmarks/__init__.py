@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-BENCHMARKS: tuple[str, ...] = ("stepping", "trpo", "a2c", "ddpg")
+BENCHMARKS: tuple[str, ...] = ("stepping", "trpo", "a2c", "ddpg", "encoders")
 
 
 @dataclass(frozen=True)
