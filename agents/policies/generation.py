@@ -100,8 +100,7 @@ def generate(
             ]
             used += len(live)
             if not all(alive):
-                order = _closed_up(alive)
-                cache.keep(order)
+                order = cache.keep(alive)
                 tokens, live = tokens[order], [live[i] for i in order]
     backbone.model.train(training)
     return [row.response() for row in rows]
@@ -211,13 +210,6 @@ def _next(waiting: deque[_Row], room: int, equal_lengths: bool) -> list[_Row]:
     waiting.clear()
     waiting.extend(left)
     return chosen
-
-
-def _closed_up(alive: list[bool]) -> list[int]:
-    """An order of the rows that live on in which the last ones fill the gaps: as few as possible change places."""
-    count = sum(alive)
-    spare = [i for i in range(count, len(alive)) if alive[i]]
-    return [i if alive[i] else spare.pop() for i in range(count)]
 
 
 def _most_rows(backbone: Backbone, rows: list[_Row]) -> int:

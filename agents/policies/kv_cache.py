@@ -1,5 +1,6 @@
 """Caches of a running batch: rows join it after their prefill and leave it one by one.
 
+Llama-type models have one of their own (`llama_cache`); the others run any model's modules on transformers' caches.
 `SlotCache` (attention over all that went before) keeps each row's keys and values at the token's own position in one
 preallocated block: nothing is concatenated, rows of any length run side by side, and a row that ends makes room for
 the last one. `SharedCache` (recurrent, sliding-window and ALiBi models) is transformers' own cache, whose rows must
@@ -18,13 +19,16 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from agents.policies.backbone import Backbone
+from agents.policies.batching import closed_up, prefill, prefill_parts
+from agents.policies.llama_cache import LlamaCache, suits
 
-PREFILL_TOKENS = 4096  # tokens, padding included, of one forward pass over prompts
 _GROWTH = 64  # positions by which a block of keys grows
 
 
-def make_cache(backbone: Backbone, most_rows: int) -> SlotCache | SharedCache:
-    """The cache that the model's layers allow."""
+def make_cache(backbone: Backbone, most_rows: int) -> LlamaCache | SlotCache | SharedCache:
+    """The fastest cache that the model's layers allow."""
+    if suits(backbone):
+        return LlamaCache(backbone)
     return SlotCache(backbone, most_rows) if backbone.takes_masks else SharedCache(backbone)
 
 
@@ -51,20 +55,12 @@ class SlotCache:
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
         self.lengths = torch.cat((self.lengths, lengths))
         logits = torch.empty(len(sequences), self.backbone.vocabulary, device=device)
-        for part in _parts(sorted(rows_of, key=len)):
-            longest = len(part[-1])
-            tokens = torch.zeros(len(part), longest, dtype=torch.int64)
-            for i, sequence in enumerate(part):
-                tokens[i, : len(sequence)] = torch.tensor(sequence)
-            ends = torch.tensor([len(sequence) for sequence in part], device=device)
-            filled: Any = DynamicCache()
-            # no token sees the padding behind it, so there is nothing to mask
-            hidden = self.backbone.hidden(tokens.to(device), cache=filled)
-            last = self.backbone.logits(hidden[torch.arange(len(part), device=device), ends - 1])
+        for part in prefill_parts(sorted(rows_of, key=len)):
+            last, filled = prefill(self.backbone, part)
             source = [i for i, sequence in enumerate(part) for _ in rows_of[sequence]]
             target = [row for sequence in part for row in rows_of[sequence]]
             logits[target] = last[source]
-            self._place(filled, source, [start + row for row in target], longest)
+            self._place(filled, source, [start + row for row in target], len(part[-1]))
         return logits
 
     def _place(self, filled: Any, source: list[int], target: list[int], longest: int) -> None:
@@ -98,8 +94,9 @@ class SlotCache:
         self.lengths = at + 1
         return self.backbone.logits(hidden[:, 0])
 
-    def keep(self, order: list[int]) -> None:
-        """Go on with row order[j] in place j; only rows that change places are copied."""
+    def keep(self, alive: list[bool]) -> list[int]:
+        """Let go of rows; the order of the others: place j is taken by row order[j]. Few rows are copied."""
+        order = closed_up(alive)
         moved = [(j, i) for j, i in enumerate(order) if i != j]
         longest = int(self.lengths.max())
         if moved:
@@ -108,6 +105,7 @@ class SlotCache:
                 slots.keys[to, :, :longest] = slots.keys[source, :, :longest]
                 slots.values[to, :, :longest] = slots.values[source, :, :longest]
         self.lengths = self.lengths[order]
+        return order
 
 
 class _Slots(DynamicLayer):
@@ -173,17 +171,9 @@ class SharedCache:
         self.length += 1
         return self.backbone.logits(hidden[:, 0])
 
-    def keep(self, order: list[int]) -> None:
-        """Go on with row order[j] in place j."""
+    def keep(self, alive: list[bool]) -> list[int]:
+        """Let go of rows; the order of the others: place j is taken by row order[j]."""
+        order = closed_up(alive)
         if order:
             self.cache.reorder_cache(torch.tensor(order, device=self.backbone.device))
-
-
-def _parts(sequences: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """Sequences in ascending order of length, cut so that no padded part exceeds PREFILL_TOKENS."""
-    parts: list[list[tuple[int, ...]]] = [[]]
-    for sequence in sequences:
-        if parts[-1] and (len(parts[-1]) + 1) * len(sequence) > PREFILL_TOKENS:
-            parts.append([])
-        parts[-1].append(sequence)
-    return parts
+        return order

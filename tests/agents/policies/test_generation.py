@@ -24,7 +24,8 @@ from agents.policies import generation
 from agents.policies.backbone import Backbone
 from agents.policies.generation import Response, generate, generate_slowly
 from agents.policies.kv_cache import SharedCache, SlotCache, make_cache
-from agents.policies.models import load_language_model
+from agents.policies.llama_cache import LlamaCache
+from agents.policies.models import Lora, load_language_model
 from agents.policies.sampling import RepeatDetector, Sampling, draw, nucleus_floor, uniforms
 
 VOCABULARY = 300  # more than one block of the sampler's
@@ -76,7 +77,15 @@ def tiny():
     return load_language_model("tiny", seed=3)[0]
 
 
-MODELS = {"tiny": tiny, "llama": llama, "gpt2": gpt2, "mamba": mamba, "mistral": mistral}
+def biased():
+    model = llama(attention_bias=True)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+MODELS = {"tiny": tiny, "llama": llama, "biased": biased, "gpt2": gpt2, "mamba": mamba, "mistral": mistral}
 PROMPTS = [torch.tensor(row) for row in ([5, 6, 7], [9, 8, 7, 6, 5, 4, 3, 2], [5, 6, 7, 8], [11], [9, 1, 2, 3])]
 STOP = tuple(range(2, 120, 5))  # so many that responses end at all lengths
 
@@ -117,7 +126,7 @@ def test_fast_equals_slow(name, temperature, top_p):
     assert {response.stop_reason for response in fast} == {"stop", "length"}
 
 
-@pytest.mark.parametrize("name", ["llama", "mamba"])
+@pytest.mark.parametrize("name", ["llama", "biased", "mamba"])
 def test_rows_that_wait_for_a_place_become_what_they_would_have_been(name, monkeypatch):
     backbone = backbone_of(name)
     slow = generate_slowly(backbone, requests(6), Sampling(12), generator=rng(), stop_tokens=STOP)
@@ -126,14 +135,42 @@ def test_rows_that_wait_for_a_place_become_what_they_would_have_been(name, monke
     assert_equal(fast, slow)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("llama", SlotCache), ("gpt2", SlotCache), ("mamba", SharedCache)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("tiny", LlamaCache),
+        ("llama", LlamaCache),
+        ("biased", SlotCache),
+        ("gpt2", SlotCache),
+        ("mamba", SharedCache),
+        ("mistral", SharedCache),
+    ],
+)
 def test_the_cache_fits_the_model(name, kind):
     assert isinstance(make_cache(backbone_of(name), 4), kind)
 
 
-def test_sliding_windows_take_the_shared_cache():
-    backbone = backbone_of("mistral")
-    assert isinstance(make_cache(backbone, 4), SharedCache)
+def test_adapters_and_hooks_are_not_bypassed():
+    adapted = load_language_model("tiny", lora=Lora(rank=2))[0]
+    assert isinstance(make_cache(Backbone(adapted), 4), SlotCache)
+    hooked = backbone_of("llama")
+    hooked.model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    assert isinstance(make_cache(hooked, 4), SlotCache)
+
+
+def test_one_row_among_groups_of_many():
+    backbone = backbone_of("llama")
+    uneven = [PROMPTS[0]] * 9 + [PROMPTS[1]] + [PROMPTS[3]] * 2 + [PROMPTS[2]]
+    fast = generate(backbone, uneven, Sampling(12), generator=rng(), stop_tokens=STOP)
+    assert_equal(fast, generate_slowly(backbone, uneven, Sampling(12), generator=rng(), stop_tokens=STOP))
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "linear", "factor": 4.0}, {"rope_type": "yarn", "factor": 4.0}])
+def test_scaled_rotary_embeddings(rope):
+    torch.manual_seed(1)
+    backbone = Backbone(llama(rope_parameters={"rope_theta": 10000.0, **rope}))
+    fast = generate(backbone, requests(2), Sampling(12), generator=rng(), stop_tokens=STOP)
+    assert_equal(fast, generate_slowly(backbone, requests(2), Sampling(12), generator=rng(), stop_tokens=STOP))
 
 
 @pytest.mark.parametrize("name", ["tiny", "llama", "gpt2"])
@@ -154,26 +191,22 @@ def test_greedy_equals_transformers(name):
         assert not response.log_probs.any()
 
 
-def test_a_prompt_is_prefilled_once_for_its_group(monkeypatch):
-    backbone = backbone_of("llama")
-    shapes = []
-    hidden = backbone.hidden
-    monkeypatch.setattr(
-        backbone, "hidden", lambda tokens, **k: (shapes.append(tuple(tokens.shape)), hidden(tokens, **k))[1]
-    )
-    generate(backbone, requests(5), Sampling(3), generator=rng(), stop_tokens=())
-    assert shapes == [(5, 8), (25, 1), (25, 1)]
+@pytest.mark.parametrize("name", ["llama", "biased"])
+def test_prompts_are_prefilled_once_and_finished_rows_not_computed(name, monkeypatch):
+    backbone = backbone_of(name)
+    prefilled, kind, rows = [], type(make_cache(backbone, 4)), []
+    hidden, step = backbone.hidden, kind.step
 
+    def recorded(tokens, **more):
+        if tokens.shape[1] > 1:
+            prefilled.append(tuple(tokens.shape))
+        return hidden(tokens, **more)
 
-def test_finished_rows_are_not_computed(monkeypatch):
-    backbone = backbone_of("llama")
-    rows = []
-    hidden = backbone.hidden
-    monkeypatch.setattr(backbone, "hidden", lambda tokens, **k: (rows.append(len(tokens)), hidden(tokens, **k))[1])
+    monkeypatch.setattr(backbone, "hidden", recorded)
+    monkeypatch.setattr(kind, "step", lambda self, tokens: (rows.append(len(tokens)), step(self, tokens))[1])
     found = generate(backbone, requests(5), Sampling(12), generator=rng(), stop_tokens=STOP)
-    assert sum(rows[1:]) == sum(
-        len(response.tokens) - 1 for response in found
-    )  # the first token comes from the prefill
+    assert prefilled == [(5, 8)]
+    assert sum(rows) == sum(len(response.tokens) - 1 for response in found)  # the first comes from the prefill
 
 
 def test_training_mode_and_global_randomness_stay_as_they_were():
@@ -188,7 +221,7 @@ def test_training_mode_and_global_randomness_stay_as_they_were():
 # --- budget -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["llama", "mamba"])
+@pytest.mark.parametrize("name", ["llama", "biased", "mamba"])
 @pytest.mark.parametrize("budget", [0, 1, 23, 70])
 def test_parked_responses_become_what_they_would_have_been(name, budget, tmp_path):
     backbone = backbone_of(name)
