@@ -24,12 +24,14 @@ from agents.core.buffer import Batch, Field
 from agents.core.flat import FlatAdam, FlatParameters, FlatRMSprop
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.returns import gae, n_step
-from agents.policies import StochasticPolicy
+from agents.policies import PolicyConfig, StochasticPolicy, make_policy
+from agents.policies.credit import as_column, credit
+from agents.policies.policy import per_decision
 from agents.policies.value import ActionValue, ValueFunction, explained_variance, map_tree, next_values
 
 
 @dataclass
-class Config:
+class Config(PolicyConfig):
     """Settings of the actor-critic family."""
 
     variant: Literal["a2c", "qac", "off-policy"] = "a2c"
@@ -70,14 +72,9 @@ class Config:
     """off-policy: gradient steps per update."""
     max_importance: float = 2.0
     """off-policy: largest importance weight rho."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of actor and critic."""
-    activation: str = "tanh"
-    """Activation: tanh, relu, elu or gelu."""
-    log_std_init: float = 0.0
-    """Logarithm of the first standard deviation (Box actions)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in (
             "n_steps",
             "lookahead",
@@ -129,7 +126,11 @@ def sarsa_targets(reward: Tensor, next_q: Tensor, terminated: Tensor, gamma: flo
 
 
 class ActorCritic(Agent):
-    """Actor-critic for Box, Discrete, MultiDiscrete and MultiBinary actions."""
+    """Actor-critic for Box, Discrete, MultiDiscrete, MultiBinary and, by a2c, Text actions.
+
+    In a text environment every token of a response is a decision, whose state is all that stands before it, and the
+    critic is a head on the language model, whose trunk learns from its error too.
+    """
 
     name = "actor-critic"
     Config = Config
@@ -138,13 +139,15 @@ class ActorCritic(Agent):
     def build(self) -> None:
         c = self.config
         net = {"hidden": c.hidden, "activation": c.activation}
-        self.policy = StochasticPolicy(
-            self.observation_space, self.action_space, log_std_init=c.log_std_init, **net
-        ).to(self.device)
+        self.policy: Any = make_policy(self.observation_space, self.action_space, c, seed=self.seed, device=self.device)
+        self.by_hand = isinstance(self.policy, StochasticPolicy)
+        if not self.by_hand:
+            self._refuse_variants()
+            self.log_interval = 1  # its iterations are long
         if c.variant == "qac":
             self.critic: Any = ActionValue(self.observation_space, self._action_vector_dim(), **net).to(self.device)
         else:
-            self.critic = ValueFunction(self.observation_space, **net).to(self.device)
+            self.critic = ValueFunction(self.policy.critic_space, **net).to(self.device)
         self.flat = FlatParameters(self.policy, self.critic)
         self.optimizer: FlatRMSprop | FlatAdam = (
             FlatRMSprop(self.flat, c.learning_rate)
@@ -155,6 +158,19 @@ class ActorCritic(Agent):
             self.device
         )
         self.reward_scaler = RewardScaler(c.gamma)
+
+    def _refuse_variants(self) -> None:
+        c = self.config
+        if c.variant != "a2c":
+            raise ValueError(
+                f"actor-critic: variant {c.variant} needs Box, Discrete, MultiDiscrete or MultiBinary actions; "
+                f"{self.environment_takes}. Use variant a2c."
+            )
+        if c.advantage == "n-step":
+            raise ValueError(
+                f"actor-critic: n-step advantages count steps of one decision; {self.environment_takes}. "
+                "Use advantage gae or td."
+            )
 
     def parts(self) -> dict[str, Any]:
         return {
@@ -176,13 +192,13 @@ class ActorCritic(Agent):
             return self.config.n_steps
         return max(self.config.n_steps, -(-self.config.buffer_size // self.num_envs))
 
-    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
+    def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Any]:
         return self.policy.act(self.normalizer(obs), self.generator)
 
-    def choose(self, obs: Any, deterministic: bool) -> Tensor:
+    def choose(self, obs: Any, deterministic: bool) -> Any:
         return self.policy.choose(self.normalizer(obs), deterministic, self.predict_generator)
 
-    def to_env(self, action: Tensor, obs: Any) -> np.ndarray:
+    def to_env(self, action: Any, obs: Any) -> Any:
         return self.policy.to_env(action, obs)
 
     # --- learning -----------------------------------------------------------------------------------------------
@@ -196,7 +212,8 @@ class ActorCritic(Agent):
         if c.anneal:
             remaining = 1.0 - min(1.0, self.num_timesteps / max(1, self.total_timesteps))
             self.optimizer.lr = c.learning_rate * remaining
-        step = {"a2c": self._a2c, "qac": self._qac, "off-policy": self._off_policy}[c.variant]
+        a2c = self._a2c if self.by_hand else self._a2c_of_decisions
+        step = {"a2c": a2c, "qac": self._qac, "off-policy": self._off_policy}[c.variant]
         metrics = step(raw)
         self.normalizer.update(raw.flat("obs").obs)
         buffer.clear()
@@ -215,6 +232,34 @@ class ActorCritic(Agent):
             lam = c.lam if c.advantage == "gae" else 0.0
             adv = gae(reward, values, successors, terminated, truncated, c.gamma, lam)
         return self._descend(obs, rollout, adv.flatten(), flat_values, (adv + values).flatten(), critic_backward)
+
+    def _a2c_of_decisions(self, raw: Batch) -> Mapping[str, float | Tensor]:
+        """A2C where a step consists of several decisions, or its gradient is left to autograd, in micro-batches."""
+        c, rollout = self.config, self._on_device(raw)
+        lam = c.lam if c.advantage == "gae" else 0.0
+        steps, judged = credit(self.policy, self.critic, self.normalizer, rollout, rollout["reward"], c.gamma, lam)
+        adv = judged.adv
+        if c.normalize_advantage and len(adv) > 1:
+            adv = (adv - adv.mean()) / (adv.std() + 1e-8)
+        steps["adv"], steps["ret"] = (as_column(x, steps["log_prob"]) for x in (adv, judged.ret))
+        self.flat.zero_grad()
+        totals = torch.zeros(3, device=self.device)  # policy loss, squared error, entropy
+        coefs = torch.tensor([1.0, c.value_coef, -c.entropy_coef], device=self.device)
+        for rows in self.policy.micro_batches(steps, torch.arange(len(steps["log_prob"]))):
+            part = steps.take(rows.to(self.device))
+            found = self.policy.decisions(part, entropy=True)
+            error = self.critic(found.features) - per_decision(part["ret"])
+            means = policy_loss(found.log_prob, per_decision(part["adv"])), error.square().mean(), found.entropy.mean()
+            terms = torch.stack(means) * (len(error) / len(adv))
+            (coefs @ terms).backward()
+            totals += terms.detach()
+        norm = self.flat.clip_grad(c.max_grad_norm)
+        self.optimizer.step()
+        return {
+            **dict(zip(("policy_loss", "value_loss", "entropy"), totals.unbind(), strict=True)),
+            "explained_variance": explained_variance(judged.values, judged.ret),
+            "grad_norm": norm,
+        }
 
     def _qac(self, raw: Batch) -> Mapping[str, float | Tensor]:
         rollout = self._on_device(raw)

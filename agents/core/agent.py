@@ -27,8 +27,9 @@ from agents.core.buffer import Buffer, Field
 from agents.core.callbacks import Infos, as_callback
 from agents.core.collector import Collector, transition_schema
 from agents.core.environments import as_vector_env, environment_spec, environment_state, restore_environment
-from agents.core.errors import CheckpointError, nearest
+from agents.core.errors import CheckpointError
 from agents.core.normalizer import ObservationNormalizer
+from agents.core.setup import chosen_device, configured
 from agents.core.spaces import describe, is_single, observation_tensors, rebuild, same, stack_one
 from agents.core.tasks import TaskSampler
 
@@ -49,7 +50,7 @@ class Agent:
     name: ClassVar[str]
     Config: ClassVar[type]
     default_num_envs: ClassVar[int] = 16  # when `env` is an id
-    log_interval: ClassVar[int] = 1  # iterations
+    log_interval: int = 1  # iterations
 
     policy: Any  # made by `build`, like the rest
     normalizer: ObservationNormalizer
@@ -64,7 +65,7 @@ class Agent:
         _spaces: tuple[spaces.Space, spaces.Space] | None = None,
         **fields: Any,
     ) -> None:
-        self.config = self._configure(config, fields)
+        self.config = configured(self.name, self.Config, config, fields)
         self.env = None if env is None else as_vector_env(env, self.default_num_envs)
         if self.env is not None:
             self.observation_space = self.env.single_observation_space
@@ -74,7 +75,7 @@ class Agent:
         else:
             raise ValueError(f"{type(self).__name__} needs an environment: an id, an Env or a VectorEnv")
         self.seed = int(seed)
-        self.device = _device(device)
+        self.device = chosen_device(device)
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
         self.predict_generator = torch.Generator(self.device).manual_seed(self.seed + 1)
         self.num_timesteps = 0
@@ -256,6 +257,13 @@ class Agent:
     # --- environment, logger -------------------------------------------------------------------------------------
 
     @property
+    def environment_takes(self) -> str:
+        """For messages about what an algorithm does not serve: "reasoning/addition-v0 takes text"."""
+        name = self._environment["id"] if self._environment else "this environment"
+        text = isinstance(self.action_space, spaces.Text)
+        return f"{name} takes {'text' if text else f'{type(self.action_space).__name__} actions'}"
+
+    @property
     def num_envs(self) -> int:
         return 0 if self.env is None else self.env.num_envs
 
@@ -371,29 +379,6 @@ class Agent:
             mine, theirs = getattr(self, f"{what}_space"), getattr(env, f"single_{what}_space")
             if not same(mine, theirs):
                 raise CheckpointError(f"the agent was made for the {what} space {mine}, the environment has {theirs}")
-
-    def _configure(self, config: Any, fields: Mapping[str, Any]) -> Any:
-        if config is not None and not isinstance(config, self.Config):
-            wanted, given = (f"{cls.__module__}.{cls.__qualname__}" for cls in (self.Config, type(config)))
-            raise ValueError(f"{self.name} takes a config of type {wanted}; got {given}")
-        known = [field.name for field in dataclasses.fields(self.Config)]
-        for name in fields:
-            if name not in known:
-                raise ValueError(
-                    f"{self.name} has no setting {name!r}.{nearest(name, known)} It has: {', '.join(known)}."
-                )
-        made: Any = self.Config() if config is None else config
-        return dataclasses.replace(made, **fields)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return torch.device(device)
 
 
 def _tuples(value: Any) -> Any:
