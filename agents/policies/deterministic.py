@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.encoders import MLP, make_encoder, output_and_backward
+from agents.encoders import MLP, EncoderConfig, make_encoder, output_and_backward
 from agents.encoders.mlp import output
 
 
@@ -33,6 +33,7 @@ class DeterministicPolicy(nn.Module):
         hidden: Sequence[int] = (400, 300),
         activation: str = "relu",
         output_range: float = 3e-3,
+        encoder: str | EncoderConfig = "cnn",
     ) -> None:
         super().__init__()
         self.action_space = action_space
@@ -55,7 +56,7 @@ class DeterministicPolicy(nn.Module):
                     f"TRPO and actor-critic take MultiBinary."
                 )
         self.dim = sum(self.sizes) if self.sizes else self.dim
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, encoder)
         self.net = MLP(self.encoder.out_dim, hidden, self.dim, activation, output_gain=output_range, init="fan_in")
 
     def forward(self, obs: Any) -> Tensor:

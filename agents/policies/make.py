@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from gymnasium import spaces
 
+from agents.encoders import EncoderConfig
 from agents.policies.policy import Policy
 from agents.policies.stochastic import StochasticPolicy
 
@@ -22,6 +23,11 @@ class PolicyConfig:
     """Activation: tanh, relu, elu or gelu."""
     log_std_init: float = 0.0
     """Logarithm of the first standard deviation (Box actions)."""
+    encoder: str = "cnn"
+    """How images and text are seen: cnn, mlp, vit, clip, siglip, the path of a saved encoder or of a pretraining run,
+    or a folder or hub id of a ViT, CLIP or SigLIP that transformers loads."""
+    freeze_encoder: bool = False
+    """Leave the encoder of images and text as it is."""
     model: str = "tiny"
     """Text: tiny (from scratch), smollm2, a GGUF file, or a path or hub id that transformers loads."""
     lora_rank: int = 0
@@ -70,6 +76,7 @@ def make_policy(
             hidden=config.hidden,
             activation=config.activation,
             log_std_init=config.log_std_init,
+            encoder=EncoderConfig(config.encoder, config.freeze_encoder),
         ).to(device)
     if not isinstance(observation_space, spaces.Text):
         raise ValueError(f"a language model answers text with text; the observation here is {observation_space}")

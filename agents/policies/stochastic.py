@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.core.buffer import Batch, Field
-from agents.encoders import MLP, make_encoder, output_and_backward
+from agents.encoders import MLP, EncoderConfig, make_encoder, output_and_backward
 from agents.encoders.mlp import output
 from agents.policies.categorical import Bernoulli, MultiCategorical
 from agents.policies.gaussian import Gaussian
@@ -34,11 +34,12 @@ class StochasticPolicy(Policy):
         activation: str = "tanh",
         log_std_init: float = 0.0,
         output_gain: float = 0.01,
+        encoder: str | EncoderConfig = "cnn",
     ) -> None:
         super().__init__()
         self.observation_space, self.action_space = observation_space, action_space
         self.sizes = _sizes(action_space)
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, encoder)
         self.net = MLP(self.encoder.out_dim, hidden, sum(self.sizes), activation, output_gain=output_gain)
         if isinstance(action_space, spaces.Box):
             self.log_std = nn.Parameter(torch.full((sum(self.sizes),), float(log_std_init)))

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.core.buffer import Batch
-from agents.encoders import MLP, make_encoder, output_and_backward
+from agents.encoders import MLP, EncoderConfig, make_encoder, output_and_backward
 from agents.encoders.mlp import output
 
 
@@ -18,10 +18,15 @@ class ValueFunction(nn.Module):
     """V(observation), [batch]."""
 
     def __init__(
-        self, observation_space: spaces.Space, *, hidden: Sequence[int] = (64, 64), activation: str = "tanh"
+        self,
+        observation_space: spaces.Space,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        encoder: str | EncoderConfig = "cnn",
     ) -> None:
         super().__init__()
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, encoder)
         self.net = MLP(self.encoder.out_dim, hidden, 1, activation)
 
     def forward(self, obs: Any) -> Tensor:
@@ -92,9 +97,10 @@ class ActionValue(nn.Module):
         activation: str = "tanh",
         init: str = "orthogonal",
         output_gain: float = 1.0,
+        encoder: str | EncoderConfig = "cnn",
     ) -> None:
         super().__init__()
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, encoder)
         width = self.encoder.out_dim + action_dim
         self.net = MLP(width, hidden, 1, activation, output_gain=output_gain, init=init)
 
