@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from agents.core.agent import Agent
@@ -136,6 +137,10 @@ class DDPG(Agent):
 
     def build(self) -> None:
         c = self.config
+        if isinstance(self.action_space, spaces.Text):
+            raise ValueError(
+                f"DDPG needs Box or Discrete actions; {self.environment_takes}. Use kimi, trpo or actor-critic."
+            )
         net = {"hidden": c.hidden, "activation": c.activation}
         self.actor = DeterministicPolicy(self.observation_space, self.action_space, **net).to(self.device)
         self.policy = self.actor  # the name it has in every agent
