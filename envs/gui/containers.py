@@ -186,7 +186,7 @@ class ScrollArea(Widget):
         canvas.clip = clip
 
     def draw(self, canvas: Canvas) -> None:
-        canvas.fill(self.x, self.y, self.w, self.h, self.back)
+        canvas.box(self.x, self.y, self.w, self.h, self.theme.border, self.back)
 
     def _draw_bar(self, canvas: Canvas) -> None:
         theme, (top, height), x = self.theme, self.thumb, self.x + self.w - BAR

@@ -107,6 +107,7 @@ class Desktop:
 
     def do(self, action: Action) -> None:
         """Carries out an action. `finished` is for the task to judge; `wait` and `call_user` do nothing."""
+        pointer, popup = self.pointer, self.popup
         match action.type:
             case "click" | "left_double" | "right_single" | "long_press":
                 assert action.point is not None
@@ -146,7 +147,9 @@ class Desktop:
                     if isinstance(layer, Icon) and layer.text == action.text and self.dialog is None:
                         layer.double(*layer.centre)
                         break
-        self._point()
+        self.point()
+        if self.hover is popup is not None and self.pointer != pointer:
+            popup.mark(popup.index_at(self.pointer[1]))
 
     def _press(self, x: int, y: int) -> Widget | None:
         # Brings the pointer to a pixel and presses; gives the widget that gets the event.
@@ -219,11 +222,9 @@ class Desktop:
                 if changed is not None:
                     changed.changed()
 
-    def _point(self) -> None:
-        # What is under the pointer now, after things may have moved.
+    def point(self) -> None:
+        """Notes what is under the pointer, after things may have moved."""
         hover = self.at(*self.pointer)
-        if isinstance(hover, Popup):
-            hover.mark(hover.index_at(self.pointer[1]))
         before, self.hover = self.hover, hover
         if before is not hover:
             for changed in (before, hover):

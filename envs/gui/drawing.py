@@ -43,10 +43,16 @@ class Font:
         self.height = ascent + descent
         self._glyphs: dict[str, tuple[Mask, int]] = {}  # coverage from one pixel left of the origin, advance
         self._masks: dict[str, Mask] = {}
+        self._widths: dict[str, int] = {}
 
     def width(self, text: str) -> int:
         """Pixels that `text` advances."""
-        return sum([self._glyph(character)[1] for character in text])
+        found = self._widths.get(text)
+        if found is None:
+            if len(self._widths) >= _KEPT:
+                self._widths.clear()
+            found = self._widths[text] = sum([self._glyph(character)[1] for character in text])
+        return found
 
     def mask(self, text: str) -> Mask:
         """Coverage of a line of text, [height, width + 2]: one pixel more on each side than it advances."""

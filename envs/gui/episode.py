@@ -48,6 +48,7 @@ class Episode:
         self.goal: Goal = self.task.build(self.screen, rng, difficulty)
         self.actions: list[Action | None] = []
         self.done = False
+        self.screen.point()
         self.screen.draw()
 
     def step(self, action: Action | None) -> Step:

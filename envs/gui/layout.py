@@ -7,7 +7,7 @@ from random import Random
 
 from envs.gui.containers import Window
 from envs.gui.desktop import Desktop
-from envs.gui.widgets import Callback, Panel, Widget
+from envs.gui.widgets import Callback, Label, Panel, Widget
 
 GAP = 4  # pixels, the least between two widgets
 PAD = 5  # pixels, the least to the edge
@@ -24,6 +24,8 @@ def measure(rows: Sequence[Row]) -> tuple[int, int]:
 def stack(rng: Random, ground: Widget, area: tuple[int, int, int, int], rows: Sequence[Row], spread: int = 8) -> None:
     """Puts rows on `ground` from the top of `area` (x, y, width, height) down, in one column or each at random.
 
+    What is under a label is close to it.
+
     spread: pixels, the most that the distance between two rows is above the least.
     """
     x, y, w, h = area
@@ -33,7 +35,8 @@ def stack(rng: Random, ground: Widget, area: tuple[int, int, int, int], rows: Se
     indent = rng.randint(0, max(column, 0))
     y += PAD
     for i, row in enumerate(rows):
-        extra = rng.randint(0, min(spare, spread if i else spare))
+        under_label = i > 0 and len(rows[i - 1]) == 1 and isinstance(rows[i - 1][0], Label)
+        extra = 0 if under_label else rng.randint(0, min(spare, spread if i else spare))
         spare -= extra
         y += extra
         tall = max([widget.h for widget in row])

@@ -51,30 +51,24 @@ def focus_text(screen: Desktop, rng: Random, level: int) -> Goal:
 @task("enter-text", max_steps=10)
 def enter_text(screen: Desktop, rng: Random, level: int) -> Goal:
     """Type a text into a field and submit it."""
-    words = [invented(rng, 2) if rng.random() < 0.5 else rng.choice(NOUNS) for _ in range(level)]
-    text = " ".join(words)
-    field = TextField(screen.theme, rng.randint(90, 140), rng.choice(NOUNS) if level == 3 else "")
-    rows: list[Row] = [[field]]
-    fields = [field]
-    if level > 1:
-        names = rng.sample(NAMES, 2)
-        fields.append(TextField(screen.theme, field.w))
-        rows = [[Label(screen.theme, names[0])], [fields[0]], [Label(screen.theme, names[1])], [fields[1]]]
-        chosen = rng.randrange(2)
-        field = fields[chosen]
-        where = f' into "{names[chosen]}"'
-    else:
-        where = ""
-    made = form(
+    text = " ".join([invented(rng, 2) if rng.random() < 0.5 else rng.choice(NOUNS) for _ in range(level)])
+    width = rng.randint(90, 140)
+    names = rng.sample(NAMES, (1, 2, 2)[level - 1])
+    fields = [TextField(screen.theme, width, rng.choice(NOUNS) if level == 3 else "") for _ in names]
+    chosen = rng.randrange(len(fields))
+    wanted = [text if i == chosen else field.text for i, field in enumerate(fields)]
+    rows: list[Row] = []
+    for name, field in zip(names, fields, strict=True):
+        rows += [[field]] if level == 1 else [[Label(screen.theme, name)], [field]]
+    where = f' into "{names[chosen]}"' if level > 1 else ""
+    return form(
         screen,
         rng,
         rows,
         f'Type "{text}"{where} and click "{{submit}}".',
-        lambda: field.text == text and all(other is field or other.text in ("", start) for other, start in starts),
-        lambda: fill(screen, field, text),
+        lambda: [field.text for field in fields] == wanted,
+        *[lambda field=field, text=text: fill(screen, field, text) for field, text in zip(fields, wanted, strict=True)],  # type: ignore[misc]
     )
-    starts = [(other, other.text) for other in fields]
-    return made
 
 
 @task("clear-text", max_steps=10)
