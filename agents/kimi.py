@@ -237,11 +237,14 @@ class Kimi(Agent):
         reward = self.rewards(episodes)
         adv = group_advantage(reward, episodes.group_id, c.tau, c.baseline)
         keep, group_std, skipped = self.informative(reward, episodes.group_id)
+        success = episodes.ret >= c.success_return
+        solved = torch.isin(episodes.group_id, episodes.group_id[success])  # by one of the group at least
         metrics = {
             "episodes": float(len(episodes)),
             "steps": float(len(episodes.segment)),
             "length": float(self.lengths(episodes).float().mean()),
-            "success_rate": float((episodes.ret >= c.success_return).float().mean()),
+            "success_rate": float(success.float().mean()),
+            f"pass_at_{c.group_size}": float(solved.float().mean()),
             "group_std": group_std,
             "skipped_groups": skipped,
             "old": float((per_decision(episodes.steps["version"]) < self.iterations).float().mean()),

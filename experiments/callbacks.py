@@ -17,6 +17,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
+from experiments.results import shown
 from experiments.rundir import RunDir
 
 
@@ -77,7 +78,8 @@ class Evaluation(Boundary):
     """Evaluates, logs eval/*, appends to evaluations.csv and keeps the best checkpoint.
 
     Stands before `Checkpoints` in the list of callbacks: a checkpoint at step N then implies that every
-    evaluation up to N is on disk. at_start: evaluate before the first step too.
+    evaluation up to N is on disk. at_start: evaluate before the first step too. also: logs what else an evaluation
+    tells, and gives a note for its line.
     """
 
     def __init__(
@@ -90,9 +92,11 @@ class Evaluation(Boundary):
         total: int,
         say: Callable[[str], None],
         at_start: bool = False,
+        also: Callable[[Any], str] | None = None,
     ) -> None:
         super().__init__(every)
         self.run = run
+        self.also = also
         self.evaluate = evaluate
         self.save_best = save_best
         self.total = total
@@ -116,6 +120,7 @@ class Evaluation(Boundary):
         self.evaluated_at = step
         self.logger.record("eval/mean_reward", mean)
         self.logger.record("eval/mean_ep_length", length)
+        note = "" if self.also is None else self.also(stats)
         self.logger.record("time/total_timesteps", step, exclude="tensorboard")
         self.logger.dump(step)
         self.run.append_evaluation(
@@ -133,7 +138,7 @@ class Evaluation(Boundary):
         if better:
             self.best = mean
             self.save_best()
-        note = "  best so far" if better else ""
+        note += "  best so far" if better else ""
         self.say(f"{step:>11,} steps  evaluation {mean:10.2f} +- {returns.std():.2f}{note}")
         self.seconds += time.monotonic() - began
 
@@ -231,7 +236,7 @@ class Progress(BaseCallback):
         episodes = self.model.ep_info_buffer
         if episodes:
             mean = sum(episode["r"] for episode in episodes) / len(episodes)
-            self.bar.set_postfix_str(f"return {mean:.1f}", refresh=False)
+            self.bar.set_postfix_str(f"return {shown(mean)}", refresh=False)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -162,13 +162,16 @@ def _deviation(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
-def _rounded(value: float, digits: int = 1) -> float:
+def _rounded(value: float, digits: int | None = None) -> float:
+    """A return to the tenth, or where it is small (a success rate) to the thousandth."""
+    if digits is None:
+        digits = 1 if abs(value) >= 10 else 3
     return value if math.isnan(value) else round(float(value), digits)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:,.1f}".removesuffix(".0")
+        return "-" if math.isnan(value) else f"{value:,.3f}".rstrip("0").rstrip(".")
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -34,6 +34,8 @@ class Options:
     """Which initial states. 0: those of the evaluations in training, by which the best checkpoint was chosen."""
     stochastic: bool = False
     """Sample actions, where the default takes the most likely one."""
+    samples: int = 1
+    """Text: responses to draw to each problem besides, for pass@k."""
     device: str = "auto"
     """Where the networks are: auto, cpu, cuda."""
     video: bool = False
@@ -61,6 +63,8 @@ def command(argv: list[str]) -> int:
     options = cli.parse(Options, argv, prog="python -m experiments.evaluate", description=__doc__ or "")
     if options.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, got {options.episodes}")
+    if options.samples < 1:
+        raise ValueError(f"--samples must be at least 1, got {options.samples}")
     if options.seed < 0:
         raise ValueError(f"--seed must not be negative, got {options.seed}")
     if options.video:
@@ -73,14 +77,22 @@ def command(argv: list[str]) -> int:
     check_device(options.device)
     torch.set_num_threads(1)
     subject = load(options)
-    stats = measure(subject, options.episodes, options.seed, deterministic=not options.stochastic)
+    if options.samples > 1 and not answers_text(subject):
+        raise ValueError(f"--samples is for text environments; {subject.env_id} is none")
+    stats = measure(subject, options.episodes, options.seed, not options.stochastic, options.samples)
     report = summarise(stats)
+    episodes = {"returns": stats.returns.tolist(), "lengths": stats.lengths.tolist()}
+    lines = as_text(report)
+    if answers_text(subject):
+        found = of_text(stats)
+        report, lines = {**report, **found}, as_problems(found)
+        episodes["tokens"] = stats.tokens.tolist()  # type: ignore[attr-defined]
     if options.json:
         about = {"algo": subject.algo, "env": subject.env_id, "checkpoint": str(subject.checkpoint)}
-        episodes = {"returns": stats.returns.tolist(), "lengths": stats.lengths.tolist()}
         print(json.dumps({**about, **report, **episodes}))
     else:
-        print(as_text(subject, report))
+        print(f"{subject.algo} on {subject.env_id}, {subject.checkpoint}, {len(stats.returns)} episodes")
+        print("\n".join(lines))
     if options.video:
         video = record(subject, options)
         print(f"  video                 {video}", file=sys.stderr if options.json else sys.stdout)
@@ -109,14 +121,28 @@ def load(options: Options) -> Subject:
     return Subject(predictor, path, settings.algo, settings.env_id, settings.env_kwargs, run)
 
 
-def measure(subject: Subject, episodes: int, seed: int, deterministic: bool) -> EpisodeStats:
-    """Run `episodes` episodes with the policy of `subject`."""
+def answers_text(subject: Subject) -> bool:
+    """Whether its episodes are problems that a language model answers."""
+    from gymnasium import spaces
+
+    return isinstance(getattr(subject.predictor, "action_space", None), spaces.Text)
+
+
+def measure(subject: Subject, episodes: int, seed: int, deterministic: bool, samples: int = 1) -> EpisodeStats:
+    """Run `episodes` episodes with the policy of `subject`; samples: responses drawn besides, see `evaluate_text`."""
     from agents.core.evaluation import evaluate
     from experiments.environments import make_eval_env
 
     env = make_eval_env(subject.env_id, episodes, subject.env_kwargs)
+    agent: Any = subject.predictor
     try:
-        return evaluate(subject.predictor, env, episodes, seed=first_seed(seed), deterministic=deterministic)
+        if answers_text(subject):
+            from experiments.completions import evaluate_text
+
+            return evaluate_text(
+                agent, env, episodes, seed=first_seed(seed), deterministic=deterministic, samples=samples
+            )
+        return evaluate(agent, env, episodes, seed=first_seed(seed), deterministic=deterministic)
     finally:
         env.close()
 
@@ -148,18 +174,40 @@ def summarise(stats: EpisodeStats) -> dict[str, float]:
     }
 
 
-def as_text(subject: Subject, report: dict[str, float]) -> str:
+def of_text(stats: EpisodeStats) -> dict[str, float]:
+    """What `evaluate_text` tells besides, with the 95% Wilson interval of the accuracy."""
+    from scipy.stats import binomtest
+
+    from experiments.completions import SUCCESS, TextStats
+
+    assert isinstance(stats, TextStats)
+    solved = int((stats.returns >= SUCCESS).sum())
+    interval = binomtest(solved, len(stats.returns)).proportion_ci(method="wilson")
+    return {**stats.metrics(), "accuracy_low": float(interval.low), "accuracy_high": float(interval.high)}
+
+
+def as_problems(report: dict[str, float]) -> list[str]:
+    """The report on problems answered, in lines."""
+    interval = f"[{report['accuracy_low']:.3f}, {report['accuracy_high']:.3f}] (95% Wilson interval)"
+    samples = [(name.removeprefix("pass_at_"), value) for name, value in report.items() if name.startswith("pass_at_")]
+    return [
+        f"  accuracy              {report['accuracy']:.3f}  {interval}",
+        *(f"  {f'pass@{k}':<22}{value:.3f}" for k, value in samples),
+        f"  response length       {report['response_length']:.1f} tokens",
+        f"  cut short             {report['truncated']:.1%} of the responses",
+    ]
+
+
+def as_text(report: dict[str, float]) -> list[str]:
     """The report in lines."""
     interval = f"  [{report['iqm_low']:.2f}, {report['iqm_high']:.2f}] (95% bootstrap interval)"
-    lines = [
-        f"{subject.algo} on {subject.env_id}, {subject.checkpoint}, {report['episodes']} episodes",
+    return [
         f"  mean return           {report['mean']:.2f} +- {report['std']:.2f} (standard deviation)",
         f"  interquartile mean    {report['iqm']:.2f}" + (interval if report["episodes"] > 1 else ""),
         f"  least, greatest       {report['min']:.2f}, {report['max']:.2f}",
         f"  episode length        {report['mean_ep_length']:.1f} steps, "
         f"from {report['min_ep_length']} to {report['max_ep_length']}",
     ]
-    return "\n".join(lines)
 
 
 def _locate(options: Options) -> tuple[RunDir | None, Path]:

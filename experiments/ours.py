@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 import agents
@@ -39,6 +40,11 @@ def _learner(options: RunOptions, agent: agents.Agent, env: VectorEnv) -> Learne
     eval_env = make_eval_env(options.env_id, options.eval_episodes, options.env_kwargs)
 
     def evaluate_agent() -> EpisodeStats:
+        if isinstance(agent.action_space, spaces.Text):
+            from experiments.completions import evaluate_text
+
+            samples, problems = options.eval_samples, max(1, options.eval_episodes // options.eval_samples)
+            return evaluate_text(agent, eval_env, options.eval_episodes, samples=samples, problems=problems)
         return evaluate(model, eval_env, options.eval_episodes)
 
     def save(path: Path, exact: bool) -> None:

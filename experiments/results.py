@@ -25,6 +25,11 @@ class Summary:
     """Environment steps per second of the whole training, evaluations included."""
 
 
+def shown(value: float) -> str:
+    """A return or a success rate with the digits that tell something: 4219.3, -127.0, 0.984."""
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
 def summarise(run: RunDir) -> Summary:
     """The numbers of one run directory."""
     steps, means = curve(run, "eval/mean_reward")

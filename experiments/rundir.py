@@ -3,6 +3,7 @@
     config.yaml        everything resolved: settings, versions, the command
     progress.csv       one row per logged iteration, Stable-Baselines3's metric names as columns
     evaluations.csv    one row per evaluation
+    completions.jsonl  text environments: sampled responses, one JSON object a line
     curve.png          the learning curve
     events.out.*       TensorBoard
     checkpoints/       latest, best and step-<N>
@@ -15,9 +16,10 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,10 @@ class RunDir:
         return self.path / "evaluations.csv"
 
     @property
+    def completions(self) -> Path:
+        return self.path / "completions.jsonl"
+
+    @property
     def curve(self) -> Path:
         return self.path / "curve.png"
 
@@ -91,14 +97,26 @@ class RunDir:
         """The rows of evaluations.csv, in order; a half-written last row is left out."""
         return [{key: float(value) for key, value in row.items()} for row in read_rows(self.evaluations)]
 
+    def append_completions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add one line a row to completions.jsonl; each row tells its `timesteps`."""
+        with self.completions.open("a", newline="\n") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+    def read_completions(self) -> list[dict[str, Any]]:
+        """The rows of completions.jsonl, in order; a half-written last line is left out."""
+        return [json.loads(line) for line in _whole_lines(self.completions)]
+
     def read_progress(self) -> list[dict[str, str]]:
         """The rows of progress.csv, in order; a half-written last row is left out."""
         return list(read_rows(self.progress))
 
     def cut_after(self, timesteps: int) -> None:
-        """Drop the rows of both CSV files that were written after `timesteps`."""
+        """Drop the rows of both CSV files, and the completions, that were written after `timesteps`."""
         cut_rows(self.progress, "time/total_timesteps", timesteps)
         cut_rows(self.evaluations, "timesteps", timesteps)
+        if self.completions.exists():
+            lines = _whole_lines(self.completions)
+            write_aside(self.completions, "".join(line for line in lines if json.loads(line)["timesteps"] <= timesteps))
 
 
 def create_run(path: Path | None, algo: str, env_id: str, seed: int, root: Path = Path("runs")) -> RunDir:
@@ -223,6 +241,14 @@ def write_aside(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a text file but a half-written last one; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="\n") as file:
+        return [line for line in file if line.endswith("\n")]
 
 
 def _split(path: Path) -> tuple[list[str], list[str]]:

@@ -26,7 +26,7 @@ ALGORITHMS = ("actor-critic", "ddpg", "kimi", "trpo")
 SB3_ALGORITHMS = ("sb3/a2c", "sb3/ddpg", "sb3/ppo", "sb3/sac", "sb3/td3", "sb3/trpo")
 CONFIGS = Path(__file__).parent / "configs"
 
-TUNABLE = ("total_timesteps", "num_envs", "eval_episodes", "agent", "warmup")
+TUNABLE = ("total_timesteps", "num_envs", "eval_episodes", "eval_samples", "agent", "warmup")
 # What may differ from the saved configuration when a run is resumed.
 CHANGEABLE = ("total_timesteps", "out", "resume", "progress", "quiet", "debug")
 
@@ -57,6 +57,8 @@ class RunOptions:
     """Environment steps between evaluations; 0: none. Unless given, a fiftieth of all, but at least 1000."""
     eval_episodes: int = 10
     """Episodes of one evaluation, with the deterministic policy, on environments of their own."""
+    eval_samples: int = 8
+    """Text: responses sampled to a problem for pass@k, as many in all as there are episodes; 1: no pass@k."""
     checkpoint_freq: int = 50_000
     """Environment steps between checkpoints; 0: only at the end. Unless given, a twentieth, but at least 1000."""
     keep_last: int = 3
@@ -74,7 +76,7 @@ class RunOptions:
 
     def check(self) -> None:
         """Raise ValueError for impossible values."""
-        for name in ("total_timesteps", "num_envs", "eval_episodes", "torch_threads"):
+        for name in ("total_timesteps", "num_envs", "eval_episodes", "eval_samples", "torch_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{option(name)} must be at least 1, got {getattr(self, name)}")
         for name in ("seed", "eval_freq", "checkpoint_freq", "keep_last"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -52,3 +53,14 @@ def t_interval(values: np.ndarray) -> np.ndarray:
     if count < 2:
         return np.zeros(values.shape[1:])
     return stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) * values.std(0, ddof=1) / np.sqrt(count)
+
+
+def pass_at_k(solved: np.ndarray, k: int) -> float:
+    """Chance that one of k samples solves a problem, averaged over problems (Chen et al. 2021, eq. 1).
+
+    solved: bool [problems, n], n >= k samples each. With c of n solved, 1 - C(n - c, k) / C(n, k) is unbiased.
+    """
+    n = solved.shape[1]
+    if not 1 <= k <= n:
+        raise ValueError(f"pass@{k} needs at least {k} samples of a problem; there are {n}")
+    return float(np.mean([1 - comb(n - int(c), k) / comb(n, k) for c in solved.sum(1)]))

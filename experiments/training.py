@@ -14,16 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
 from experiments.callbacks import Checkpoints, EpisodeStats, Evaluation, Progress, Stop, say
 from experiments.logs import make_logger
-from experiments.results import FINAL, summarise
+from experiments.results import FINAL, shown, summarise
 from experiments.rundir import RunDir
 from experiments.settings import RunOptions
 from experiments.warmup import WarmUp
+
+if TYPE_CHECKING:
+    from experiments.completions import TextLog
 
 
 @dataclass
@@ -54,6 +58,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
     talk: Callable[[str], None] = (lambda text: None) if options.quiet else say
     logger = make_logger(run, resumed_at=resumed_at, quiet=options.quiet)
     learner.model.set_logger(logger)
+    text = _text_log(learner, run)
     evaluation = Evaluation(
         run,
         learner.evaluate,
@@ -62,6 +67,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         total=options.total_timesteps,
         say=talk,
         at_start=learner.warm_up is not None,
+        also=None if text is None else text.evaluated,
     )
     checkpoints = Checkpoints(
         run,
@@ -71,7 +77,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         at_start=learner.warm_up is not None,
     )
     stop = Stop(between_iterations=learner.resumable)
-    callbacks: list[BaseCallback] = [evaluation, checkpoints, stop]
+    callbacks: list[BaseCallback] = [evaluation, checkpoints, stop, *([] if text is None else [text])]
     bar, bars = None, options.progress and not options.quiet and sys.stderr.isatty()
     if bars:
         bar = Progress(options.total_timesteps, start)
@@ -111,8 +117,8 @@ def close_run(options: RunOptions, run: RunDir, speed: str | None = None, resuma
     if result.evaluations:
         count = min(FINAL, result.evaluations)
         lines += [
-            f"  final mean   {result.final_mean:.1f}  (mean of the last {count} evaluations)",
-            f"  maximum      {result.maximum:.1f}  (best of {result.evaluations} evaluations)",
+            f"  final mean   {shown(result.final_mean)}  (mean of the last {count} evaluations)",
+            f"  maximum      {shown(result.maximum)}  (best of {result.evaluations} evaluations)",
         ]
     if speed:
         lines.append(f"  speed        {speed}")
@@ -125,6 +131,14 @@ def close_run(options: RunOptions, run: RunDir, speed: str | None = None, resuma
     if resumable:
         lines.append(f"  go on        python -m experiments.run --resume {run.path} --total-timesteps N")
     say("\n".join(lines))
+
+
+def _text_log(learner: Learner, run: RunDir) -> TextLog | None:
+    if not isinstance(learner.model.action_space, spaces.Text):
+        return None
+    from experiments.completions import TextLog  # which brings transformers
+
+    return TextLog(run)
 
 
 def _draw(options: RunOptions, run: RunDir) -> str:

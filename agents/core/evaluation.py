@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +27,17 @@ class EpisodeStats:
     lengths: np.ndarray
 
 
+@dataclass(frozen=True)
+class WatchedStep:
+    """One step of N environments: what was observed, done and earned. episode: int64 [N], -1 where nothing counts."""
+
+    obs: Any
+    actions: Any
+    rewards: np.ndarray
+    infos: Mapping[str, Any]
+    episode: np.ndarray
+
+
 def evaluate(
     agent: Predictor,
     env: VectorEnv,
@@ -33,25 +45,32 @@ def evaluate(
     *,
     seed: int = EVALUATION_SEEDS,
     deterministic: bool = True,
+    samples: int = 1,
+    watch: Callable[[WatchedStep], None] | None = None,
 ) -> EpisodeStats:
     """Run exactly the episodes with reset seeds seed, seed + 1, ..., so that short ones are not favoured.
 
     seed: from 2**31 on, where no training seed lies. env must not reset itself (envs.make_vec's do not). Environments
-    without an episode left to run idle in finished ones; their steps are not counted.
+    without an episode left to run idle in finished ones; their steps are not counted. samples: episodes from each
+    seed, one after another in the result, which then has episodes * samples entries. watch: is shown every step.
     """
     if autoreset_mode(env) is not AutoresetMode.DISABLED:
         raise ValueError("evaluation needs an environment without automatic resets; envs.make_vec makes one")
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1; got {episodes}")
-    n = env.num_envs
+    for name, count in (("episodes", episodes), ("samples", samples)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1; got {count}")
+    episodes, n = episodes * samples, env.num_envs
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     running = np.arange(n)  # the episode that each environment runs; >= episodes: idle
     following = n
     reset: Any = env.reset  # Gymnasium annotates one seed where a list is accepted
-    obs, _ = reset(seed=[seed + int(i) for i in running])
+    obs, _ = reset(seed=[seed + int(i) // samples for i in running])
     while (active := running < episodes).any():
         actions, _ = agent.predict(obs, deterministic=deterministic)
-        obs, rewards, terminated, truncated, _ = env.step(actions)
+        seen = obs
+        obs, rewards, terminated, truncated, infos = env.step(actions)
+        if watch is not None:
+            watch(WatchedStep(seen, actions, rewards, infos, np.where(active, running, -1)))
         np.add.at(returns, running[active], rewards[active])
         np.add.at(lengths, running[active], 1)
         done = terminated | truncated
@@ -59,6 +78,6 @@ def evaluate(
             seeds: list[int | None] = [None] * n
             for i in np.flatnonzero(done):
                 running[i], following = following, following + 1
-                seeds[i] = seed + int(running[i])
+                seeds[i] = seed + int(running[i]) // samples
             obs, _ = reset(seed=seeds, options={"reset_mask": done.copy()})
     return EpisodeStats(returns, lengths)

@@ -85,11 +85,13 @@ class TextPolicy(Policy):
         }
 
     def choose(self, obs: Ragged, deterministic: bool, generator: torch.Generator) -> Ragged:
+        return Ragged.of([r.tokens for r in self.respond(obs, deterministic, generator)], torch.int64)
+
+    def respond(self, obs: Ragged, deterministic: bool, generator: torch.Generator) -> list[Response]:
         """Responses for evaluation, the most probable token at every place where `deterministic`."""
         sampling = replace(self.sampling, temperature=0.0) if deterministic else self.sampling
         prompts = self.language.prompt_tokens(decode_text(obs))
-        found = self.language.generate(prompts, sampling, generator=generator)
-        return Ragged.of([r.tokens for r in found], torch.int64)
+        return self.language.generate(prompts, sampling, generator=generator)
 
     def to_env(self, action: Ragged, obs: Ragged) -> list[str]:
         return self.language.decode(action.rows())

@@ -32,7 +32,15 @@ RUNS = {
         "4",
         "--agent.anneal",
     ],
+    "kimi": [
+        *("kimi", "reasoning/addition-v0", "--total-timesteps", "1800", "--num-envs", "16", "--env.difficulty", "1"),
+        *("--agent.group-size", "4", "--agent.groups-per-iteration", "8", "--agent.max-tokens", "6"),
+        *("--agent.token-budget", "150", "--eval-samples", "2", "--warmup.episodes", "0"),
+    ],
 }
+
+
+CLOCKED = ("time/fps", "time/time_elapsed", "time/tokens_per_second")
 
 
 def command_line(argv: list[str]) -> list[str]:
@@ -42,15 +50,14 @@ def command_line(argv: list[str]) -> list[str]:
 def timeless(path: Path) -> list[dict[str, str]]:
     """progress.csv without the columns that a clock fills."""
     with path.open() as file:
-        return [
-            {key: value for key, value in row.items() if key not in ("time/fps", "time/time_elapsed")}
-            for row in csv.DictReader(file)
-        ]
+        return [{key: value for key, value in row.items() if key not in CLOCKED} for row in csv.DictReader(file)]
 
 
 def assert_same(one: Path, other: Path, best: bool = True) -> None:
     for name in ["checkpoints/latest.safetensors", "evaluations.csv", *(["checkpoints/best.safetensors"] * best)]:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    if (one / "completions.jsonl").exists():
+        assert (one / "completions.jsonl").read_bytes() == (other / "completions.jsonl").read_bytes()
     rows = timeless(one / "progress.csv")
     assert rows == timeless(other / "progress.csv")
     assert len(rows) > 3

@@ -94,3 +94,23 @@ def test_runs_are_found_below_a_directory(tmp_path: Path) -> None:
         rundir.find_runs(tmp_path / "c")
     with pytest.raises(ValueError, match="no directory"):
         rundir.find_runs(tmp_path / "d")
+
+
+@given(
+    steps=st.lists(st.integers(0, 5), max_size=6), torn=st.booleans(), last=st.integers(-1, 6), text=st.text(max_size=5)
+)
+def test_completions_are_cut_as_the_other_files_are(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int], torn: bool, last: int, text: str
+) -> None:
+    run = RunDir(tmp_path_factory.mktemp("run"))
+    rows = [{"timesteps": step, "response": text} for step in sorted(steps)]
+    run.append_completions(rows)
+    if torn:
+        with run.completions.open("a") as file:
+            file.write('{"timesteps": 0, "resp')
+    assert run.read_completions() == rows
+    run.cut_after(last)
+    kept = [row for row in rows if row["timesteps"] <= last]
+    assert run.read_completions() == kept
+    run.append_completions(rows[:1])
+    assert run.read_completions() == kept + rows[:1]

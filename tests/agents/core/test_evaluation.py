@@ -54,3 +54,19 @@ def test_what_cannot_be_evaluated():
             evaluate(Cycling(), vector(Counting, 2, mode), 1)
     with pytest.raises(ValueError, match="episodes"):
         evaluate(Cycling(), vector(Counting, 2), 0)
+
+
+def test_several_samples_of_each_seed_and_what_a_watcher_sees():
+    seen, env = [], vector(Counting, 3)
+    stats = evaluate(Cycling(), env, 4, samples=2, watch=seen.append)
+    expected = [by_hand(EVALUATION_SEEDS + k // 2) for k in range(8)]
+    assert list(zip(stats.returns.tolist(), stats.lengths.tolist(), strict=True)) == expected
+    returns, lengths = np.zeros(8), np.zeros(8, int)
+    for step in seen:
+        for i in np.flatnonzero(step.episode >= 0):
+            returns[step.episode[i]] += step.rewards[i]
+            lengths[step.episode[i]] += 1
+            assert step.actions[i] == Cycling().predict(step.obs[i : i + 1])[0][0]
+            assert step.obs[i][2] == step.infos["t"][i] - 1  # the observation before the step
+    assert returns.tolist() == stats.returns.tolist()
+    assert lengths.tolist() == stats.lengths.tolist()
