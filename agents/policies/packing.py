@@ -7,12 +7,13 @@ the work is done once. Attention inside a pack grows with the square of its leng
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_PADDING = 0.25  # more padding than this share of the tokens, and a further pass costs less
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def plan(
     for rows in groups.values():
         start = len(prompts[rows[0]])
         fed = {i: max(len(responses[i]) - 1, 0) for i in rows}  # a response's last token predicts nothing
-        most = _best_count(start, sum(fed.values()) / len(rows), width)
+        most = -(-len(rows) // _best_packs(len(rows), start, sum(fed.values()) / len(rows), width))
         chosen: list[int] = []
         length = start
         for i in rows:
@@ -61,19 +62,28 @@ def plan(
             length += fed[i]
         packs.append(Pack(tuple(chosen), length))
     passes: list[list[Pack]] = []
+    room = 0  # of the pass that is being filled: tokens of its packs, for which padding is counted
     for pack in sorted(packs, key=lambda pack: pack.length):
-        if not passes or (len(passes[-1]) + 1) * pack.length > most_tokens:
+        count = len(passes[-1]) + 1 if passes else 1
+        room += pack.length
+        if not passes or count * pack.length > most_tokens or count * pack.length - room > _PADDING * room:
             passes.append([])
+            room = pack.length
         passes[-1].append(pack)
     return passes
 
 
-def _best_count(prompt: float, response: float, width: int) -> float:
-    """m that minimises the work per response of a pack of length n = prompt + m response, (n + n^2 / (2 width)) / m.
+def _best_packs(count: int, prompt: float, response: float, width: int) -> int:
+    """Number of packs, of n = prompt + m response tokens, that minimises their work: n + n^2 / (2 width) each.
 
     The terms' ratio is that of a Transformer's matrix products to its attention, which runs at a third of their speed.
     """
-    return max(1.0, math.sqrt(prompt * (prompt + 2 * width)) / max(response, 1.0))
+
+    def work(packs: int) -> float:
+        n = prompt + -(-count // packs) * response
+        return packs * (n + n * n / (2 * width))
+
+    return min(range(1, count + 1), key=work)
 
 
 def lay_out(
