@@ -4,8 +4,9 @@
     actor    maximise Q(s, mu(s))
     targets  theta' <- tau theta + (1 - tau) theta'
 
-Box actions explore with Gaussian or Ornstein-Uhlenbeck noise; Discrete and MultiDiscrete ones are one-hot vectors that
-explore by sampling and learn by straight-through Gumbel-softmax.
+Box actions explore with Gaussian or Ornstein-Uhlenbeck noise. Discrete and MultiDiscrete ones are one-hot vectors that
+learn by straight-through Gumbel-softmax and explore by sampling, with a share epsilon of uniform actions (as in Mnih et
+al. 2015): a softmax that saturates early, while the critic is still wrong, would never again try anything else.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Config:
     """Exploration noise of Box actions: Gaussian, or Ornstein-Uhlenbeck with one process an environment."""
     noise_std: float = 0.1
     """Standard deviation of Gaussian noise, or the Ornstein-Uhlenbeck process's sigma; the action range is [-1, 1]."""
+    epsilon: float = 0.1
+    """Share of Discrete and MultiDiscrete actions drawn uniformly in training; the rest follow the actor's softmax."""
     temperature: float = 1.0
     """Temperature of the Gumbel-softmax (Discrete and MultiDiscrete actions)."""
     normalize_observations: bool = False
@@ -77,7 +80,7 @@ class Config:
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"ddpg: {name} must be positive; got {getattr(self, name)}")
-        for name in ("gamma", "tau"):
+        for name in ("gamma", "tau", "epsilon"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"ddpg: {name} must lie between 0 and 1; got {getattr(self, name)}")
         if self.batch_size > self.buffer_size:
@@ -195,7 +198,7 @@ class DDPG(Agent):
         if buffer.rows * buffer.num_envs < c.learning_starts:
             return {"action": self.actor.random(buffer.num_envs, self.generator)}
         if self.actor.sizes:
-            return {"action": self.actor.explore(self.normalizer(obs), self.generator)}
+            return {"action": self.actor.explore(self.normalizer(obs), self.generator, c.epsilon)}
         greedy = self.actor.predict(self.normalizer(obs))
         noise = torch.empty_like(greedy).normal_(generator=self.generator)
         noise = self.ou(noise, episode_start) if c.noise == "ou" else noise.mul_(c.noise_std)
@@ -260,7 +263,7 @@ class DDPG(Agent):
     def actor_gradient(self, nets: Networks, batch: Transitions) -> tuple[Tensor, Tensor]:
         """The actor's loss and gradient. Of the critic it needs dQ/da alone, and no gradient of the parameters."""
         action, backward = nets.actor.with_backward(batch.obs, batch.noise, self.config.temperature)
-        q, dq_da = nets.critic.action_gradient(batch.obs, action)
+        q, dq_da = nets.critic.action_gradient(batch.obs, action, nets.actor.sizes)
         loss, dloss_da = actor_loss(q, dq_da)
         backward(dloss_da)
         return loss, nets.actor_grad

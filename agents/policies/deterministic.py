@@ -94,10 +94,17 @@ class DeterministicPolicy(nn.Module):
 
         return self._one_hot(scores), straight_through
 
-    def explore(self, obs: Any, generator: torch.Generator) -> Tensor:
-        """A one-hot sample from the softmax policy, [batch, dim] (Discrete and MultiDiscrete)."""
+    def explore(self, obs: Any, generator: torch.Generator, epsilon: float = 0.0) -> Tensor:
+        """A one-hot sample, [batch, dim] (Discrete and MultiDiscrete): of the uniform distribution with probability
+        epsilon, of the softmax policy otherwise; every block of a MultiDiscrete action for itself."""
         logits = output(self.encoder, self.net, obs)
-        return self._one_hot(logits + _gumbel(logits.shape, generator))
+        sampled = self._one_hot(logits + _gumbel(logits.shape, generator))
+        if epsilon == 0.0:
+            return sampled
+        chance = torch.rand(len(logits), len(self.sizes), generator=generator, device=generator.device)
+        sizes = torch.tensor(self.sizes, device=generator.device)
+        uniform = (chance < epsilon).repeat_interleave(sizes, -1, output_size=self.dim)
+        return torch.where(uniform, self.random(len(logits), generator), sampled)
 
     def _one_hot(self, scores: Tensor) -> Tensor:
         blocks = [F.one_hot(block.argmax(-1), block.shape[-1]) for block in scores.split(self.sizes, -1)]

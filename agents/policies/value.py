@@ -116,8 +116,15 @@ class ActionValue(nn.Module):
         out, backward = output_and_backward(joined, self.net, obs)
         return out.squeeze(-1), lambda grad: backward(grad[:, None])
 
-    def action_gradient(self, obs: Any, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Q(obs, action) [batch] and dQ/daction [batch, action_dim]; the parameters' gradients stay as they are."""
+    def action_gradient(self, obs: Any, action: Tensor, sizes: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Q(obs, action) [batch] and dQ/daction [batch, action_dim]; the parameters' gradients stay as they are.
+
+        sizes: of the blocks of a one-hot action. Its slope is that of the chord: entry j says by how much Q would rise
+        with choice j in place of the one made. The critic only ever sees the corners, and its tangent at one of them
+        says nothing of the others: an actor that follows it can settle on a choice that its critic knows to be worse.
+        """
+        if sizes:
+            return self._chords(obs, action, sizes)
         if self.encoder.identity and self.net.has_backward:
             q, inputs = self.net.trace(torch.cat((obs, action), -1))
             return q.squeeze(-1), self.net.input_gradient(inputs, torch.ones_like(q), self.encoder.out_dim)
@@ -126,6 +133,18 @@ class ActionValue(nn.Module):
             q = self(obs, varied)
             (slope,) = torch.autograd.grad(q.sum(), varied)
         return q.detach(), slope
+
+    @torch.no_grad()
+    def _chords(self, obs: Any, action: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        batch, dim = action.shape
+        block = torch.tensor([i for i, size in enumerate(sizes) for _ in range(size)], device=action.device)
+        kept = action[:, None] * (block[:, None] != block)  # [batch, dim, dim]: the action without choice j's block
+        choices = (kept + torch.eye(dim, device=action.device)).flatten(0, 1)
+        features = self.encoder(obs).repeat_interleave(dim, 0)
+        values = self.net(torch.cat((features, choices), -1)).view(batch, dim)
+        first = slice(sizes[0])
+        q = (values[:, first] * action[:, first]).sum(-1)
+        return q, values - q[:, None]
 
 
 class _Joined(nn.Module):

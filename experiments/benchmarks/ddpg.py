@@ -2,11 +2,13 @@
 
 RL-Zoo's settings for MuJoCo: networks [400, 300], batches of 256, one environment, one update a step. Both
 sides are past their random warm-up when the clock starts. The peer is measured with one and with two torch
-threads, so that ours is held against its best.
+threads, so that ours is held against its best. Ours has one torch thread: an update gives each half of its batch
+to a thread of its own.
 
 `bare_products` bounds the update from below: it multiplies the matrices that an update cannot avoid, of these
 shapes, into preallocated outputs, and does nothing else: no activation, loss, optimiser, target averaging,
-sampling or autograd.
+sampling or autograd. The update is held against it thread for thread: in halves on two threads against products
+on two torch threads, and whole on one against products on one.
 """
 
 from __future__ import annotations
@@ -170,9 +172,14 @@ def ours(env: str, steps: int) -> Measurement:
     return timed_learn(agent, RANDOM_STEPS + WARM_UP, steps, our_settings(agent))
 
 
-def ours_update(env: str, updates: int) -> Measurement:
-    """Updates alone: the batch drawn from the replay, critic, actor, optimisers and target networks."""
+def ours_update(env: str, updates: int, halves: bool) -> Measurement:
+    """Updates alone: the batch drawn from the replay, critic, actor, optimisers and target networks.
+
+    halves: as an agent does it; otherwise the whole batch on one thread.
+    """
     agent = our_agent(env)
+    if not halves:
+        agent.second = None
     agent.learn(RANDOM_STEPS + WARM_UP)
     started = time.perf_counter()
     for _ in range(updates):
@@ -210,20 +217,22 @@ def benchmark(options: Options) -> Benchmark:
     gymnasium.spec(options.env)  # an unknown id is refused here, in one sentence
     learning = {"env": options.env, "steps": options.steps or STEPS}
     updating = {"env": options.env, "updates": options.steps or UPDATES}
-    threads = options.threads or 1
-    mine, my_update, products = "ours", "ours, update alone", "bare matrix products of an update"
-    peers = {f"Stable-Baselines3, torch threads {n}": n for n in ([options.threads] if options.threads else [1, 2])}
+    counts = [options.threads] if options.threads else [1, 2]
+    mine, peers = "ours", {n: f"Stable-Baselines3, torch threads {n}" for n in counts}
+    # By the number of threads at work: our update, whose torch has one, and the products, whose torch has them all.
+    updates = {1: "ours, update alone, one thread", 2: "ours, update alone, halves on two threads"}
+    products = {n: f"bare matrix products of an update, torch threads {n}" for n in updates}
     return Benchmark(
         title=f"DDPG on {options.env}, RL-Zoo's settings: [400, 300], batch 256, one update a step",
         unit="steps or updates/s",
         sides=[
-            Side(mine, ours, learning, threads),
-            *(Side(name, peer_sb3, learning, count) for name, count in peers.items()),
-            Side(my_update, ours_update, updating, threads),
-            Side(products, bare_products, updating, threads),
+            Side(mine, ours, learning, options.threads or 1),
+            *(Side(name, peer_sb3, learning, count) for count, name in peers.items()),
+            *(Side(name, ours_update, {**updating, "halves": n > 1}) for n, name in updates.items()),
+            *(Side(name, bare_products, updating, n) for n, name in products.items()),
         ],
         ratios=[
-            *(Ratio(mine, name, target=2.0) for name in peers),
-            Ratio(products, my_update, target=1.3, at_most=True, memory=False),
+            *(Ratio(mine, name, target=2.0) for name in peers.values()),
+            *(Ratio(products[n], updates[n], target=1.3, at_most=True, memory=False) for n in (2, 1)),
         ],
     )

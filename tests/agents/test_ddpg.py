@@ -52,7 +52,7 @@ class Quadratic(nn.Module):
     def with_backward(self, obs, action):
         return self(obs, action), lambda grad: None
 
-    def action_gradient(self, obs, action):
+    def action_gradient(self, obs, action, sizes):
         return self(obs, action), -2 * self.c * (action - obs @ self.W.t())
 
 
@@ -80,6 +80,19 @@ def test_the_deterministic_policy_gradient_on_a_quadratic_q():
     torch.testing.assert_close(-layer.bias.grad, expected["bias"])
 
 
+def chords(critic, obs, action, sizes):
+    """By how much each choice would raise Q, one choice at a time."""
+    rise, q, start = torch.zeros_like(action), critic(obs, action).detach(), 0
+    for size in sizes:
+        for j in range(start, start + size):
+            other = action.clone()
+            other[:, start : start + size] = 0.0
+            other[:, j] = 1.0
+            rise[:, j] = critic(obs, other).detach() - q
+        start += size
+    return rise
+
+
 SPACES = [BOX, spaces.Discrete(3), spaces.MultiDiscrete([2, 3])]
 
 
@@ -99,14 +112,14 @@ def test_gradients_are_those_of_the_losses_by_autograd(action, activation):
 
     out = actor.net(actor.encoder(data.obs))
     if action is BOX:
-        mu = out.tanh()
+        mu_loss = -critic(data.obs, out.tanh()).mean()
+        mu_loss.backward()
     else:
         blocks = ((out + data.noise) / c.temperature).split(actor.sizes, -1)
         soft = torch.cat([block.softmax(-1) for block in blocks], -1)
-        hard = torch.cat([nn.functional.one_hot(block.argmax(-1), block.shape[-1]) for block in blocks], -1)
-        mu = soft + (hard - soft).detach()
-    mu_loss = -critic(data.obs, mu).mean()
-    mu_loss.backward()
+        hard = torch.cat([nn.functional.one_hot(block.argmax(-1), block.shape[-1]) for block in blocks], -1).float()
+        mu_loss = -critic(data.obs, hard).mean()
+        (-soft * chords(critic, data.obs, hard, actor.sizes)).sum(-1).mean().backward()
 
     metrics = agent.train_step(data)
     torch.testing.assert_close(metrics["critic_loss"], q_loss.detach())
@@ -258,6 +271,17 @@ def test_discrete_exploration_draws_from_the_softmax_and_evaluation_takes_the_be
     assert len(set(agent.predict(obs)[0].tolist())) == 3
 
 
+def test_a_share_epsilon_of_discrete_actions_is_uniform():
+    agent = make(spaces.MultiDiscrete([2, 4]), learning_starts=0, buffer_size=4000, epsilon=0.4)
+    with torch.no_grad():
+        agent.actor.net.layers[-1].bias.copy_(torch.tensor([0.0, 50.0, 50.0, 0.0, 0.0, 0.0]))
+    found = acted(agent, 1000)["action"].flatten(0, 1)  # 2000 actions of an actor that would always choose 1 and 0
+    expected = torch.tensor([0.2, 0.8, 0.7, 0.1, 0.1, 0.1])
+    assert bool((found.mean(0) - expected).abs().max() < 4.5 * (0.25 / 2000) ** 0.5)
+    both = (found[:, 0] * (1 - found[:, 2])).mean()  # each block draws for itself: neither choice is the actor's
+    assert abs(float(both) - 0.2 * 0.3) < 4.5 * (0.06 / 2000) ** 0.5
+
+
 def test_updates_match_environment_steps():
     agent = make(learning_starts=10, gradient_steps=-1, train_freq=3)
     calls = []
@@ -302,6 +326,7 @@ def test_observations_are_normalised_on_request():
         ({"tau": 0.0}, "tau must be positive"),
         ({"tau": 1.5}, "tau must lie between 0 and 1"),
         ({"gamma": -0.1}, "gamma must lie between 0 and 1"),
+        ({"epsilon": 1.5}, "epsilon must lie between 0 and 1"),
         ({"temperature": -1.0}, "temperature must be positive"),
     ],
 )

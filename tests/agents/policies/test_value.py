@@ -65,6 +65,15 @@ def test_the_action_s_gradient_is_autograd_s_and_leaves_the_parameters_alone(spa
     assert all(bool((p.grad == 123.0).all()) for p in critic.parameters())
 
 
+def test_the_chords_of_a_linear_critic_are_its_tangent_less_what_was_chosen():
+    critic = ActionValue(OBS, 5, hidden=())
+    action = torch.tensor([[1.0, 0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0, 0.0]])
+    q, rise = critic.action_gradient(torch.randn(2, 3), action, (2, 3))
+    w = critic.net.layers[0].weight[0, 3:].detach()
+    torch.testing.assert_close(rise, torch.stack([w - w[[0, 0, 4, 4, 4]], w - w[[1, 1, 3, 3, 3]]]))
+    assert q.shape == (2,)
+
+
 def test_explained_variance():
     returns = torch.tensor([1.0, 2.0, 3.0, 4.0])
     assert float(explained_variance(returns, returns)) == 1.0
