@@ -156,7 +156,7 @@ def describe_machine() -> dict[str, Any]:
         models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         cpu = models[0] if models else cpu
     versions = {}
-    for package in ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "sb3-contrib"):
+    for package in ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "sb3-contrib", "transformers", "trl"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
