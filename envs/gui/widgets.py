@@ -99,11 +99,11 @@ class Widget:
 
     def paint(self, canvas: Canvas) -> None:
         """Draws it and its children, where the canvas' clip lets it."""
-        if (
+        if (  # the first and last letter of a text may reach a pixel further than it advances
             self.visible
-            and self.x < canvas.right
+            and self.x - 1 < canvas.right
             and self.y < canvas.bottom
-            and self.x + self.w > canvas.left
+            and self.x + self.w + 1 > canvas.left
             and self.y + self.h > canvas.top
         ):
             self.draw(canvas)

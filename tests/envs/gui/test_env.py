@@ -297,3 +297,40 @@ def test_a_window_is_shown_or_refused_in_a_sentence() -> None:
     env.reset(seed=0)
     env.step(env.demonstrate())
     env.close()
+
+
+BROKEN = [
+    (99, {}),
+    (0, {"point": [np.nan, 0.5]}),
+    (0, {"point": [0.5, np.inf]}),
+    (0, {}),
+    (4, {"keys": -1}),
+    (5, {"text": "caf\u00e9"}),
+    (5, {"text": "x" * 100}),
+    (6, {"point": [0.5, 0.5], "direction": 9}),
+    "click",
+    3.5,
+    (),
+    {"type": "click"},
+]
+
+
+@pytest.mark.parametrize("actions", ["typed", "text"])
+def test_random_and_broken_actions_leave_observations_in_their_space(actions: str) -> None:
+    env = make_vec(num_envs=8, actions=actions, difficulty=(1, 3), platform="mobile")
+    env.action_space.seed(0)
+    rng = np.random.default_rng(0)
+    observations, _ = env.reset(seed=0)
+    for _ in range(150):
+        taken = list(env.action_space.sample())
+        for i in np.flatnonzero(rng.random(8) < 0.2):
+            taken[i] = BROKEN[rng.integers(len(BROKEN))]
+        observations, rewards, terminated, truncated, infos = env.step(taken)
+        assert env.observation_space.contains(observations)
+        assert np.isin(rewards, (0.0, 1.0)).all()
+        assert ((rewards == 1.0) == infos["success"]).all()
+        assert all((text == "") == (why != "") for text, why in zip(infos["action"], infos["malformed"], strict=True))
+        done = terminated | truncated
+        assert ((infos["reason"] != "") == done).all()
+        if done.any():
+            env.reset(options={"reset_mask": done})

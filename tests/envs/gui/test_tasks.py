@@ -60,6 +60,9 @@ def test_instances(name, level):
         assert 0 < len(one.goal.instruction) <= 512
         assert one.goal.instruction.isascii()
         shots.add(one.screen.canvas.pixels.tobytes())
+        one.screen.damage(0, 0, *SIZE)
+        one.screen.draw()
+        assert (one.screen.canvas.pixels == two.screen.canvas.pixels).all()
         for widget in everything(one.screen):
             assert widget.x >= 0, (seed, widget)
             assert widget.y >= 0, (seed, widget)
