@@ -103,9 +103,10 @@ class FlatAdam:
         """One step along the gradient in `flat.grad`."""
         self.steps += 1
         # A unit that relu has shut off gets no gradient: its moments decay into denormals, which are ten times slower.
+        steps = torch.full((), float(self.steps), device=self.m.device)
         torch.set_flush_denormal(True)
         torch._fused_adam_(
-            [self.weights], [self.flat.grad], [self.m], [self.v], [], [torch.tensor(float(self.steps))],
+            [self.weights], [self.flat.grad], [self.m], [self.v], [], [steps],
             lr=self.lr, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=self.eps, amsgrad=False, maximize=False,
         )  # fmt: skip
         torch.set_flush_denormal(False)
