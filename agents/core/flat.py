@@ -102,8 +102,8 @@ class FlatAdam:
     def step(self) -> None:
         """One step along the gradient in `flat.grad`."""
         self.steps += 1
-        # A unit that relu has shut off gets no gradient: its moments decay into denormals, which are ten times slower.
         steps = torch.full((), float(self.steps), device=self.m.device)
+        # A unit that relu has shut off gets no gradient: its moments decay into denormals, which are ten times slower.
         torch.set_flush_denormal(True)
         torch._fused_adam_(
             [self.weights], [self.flat.grad], [self.m], [self.v], [], [steps],
