@@ -51,7 +51,7 @@ class Config:
     batch_size: int = 64
     """Demonstrated steps (responses, clicks, torques) per gradient step."""
     learning_rate: float = 1e-3
-    """Step size (Adam), reached over the first 50 gradient steps."""
+    """Step size (Adam), reached over the first 50 gradient steps; it falls from round to round, linearly towards 0."""
     target_loss: float = 0.0
     """Mean loss of a round (nats per decision) at which the warm-up ends before its time; 0: never."""
     max_grad_norm: float = 1.0
@@ -90,12 +90,9 @@ class Cloner:
     def __init__(self, agent: Agent, env: VectorEnv, config: Config, expert: Any = None) -> None:
         self.agent, self.env, self.config = agent, env, config
         self.expert = find_expert(env, expert)
-        self.policy: Policy | DeterministicPolicy = agent.policy
-        self.params: list[nn.Parameter] = [p for p in self.policy.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.params, lr=config.learning_rate, fused=True)
+        self.imitator = Imitator(agent, config)
         self.done = 0  # episodes
         self.left = config.episodes  # episodes to come, at most
-        self.steps = 0  # gradient steps
 
     def round(self) -> dict[str, float]:
         """Draw and learn from one round's episodes."""
@@ -103,34 +100,61 @@ class Cloner:
         count = min(c.round_episodes, self.left)
         stream = np.random.SeedSequence(agent.seed, spawn_key=(self.done,))
         seeds = stream.generate_state(count, np.uint64) % EVALUATION_SEEDS
-        steps, returns = demonstrations(self.env, self.expert, seeds.tolist(), self.policy)
+        steps, returns = demonstrations(self.env, self.expert, seeds.tolist(), agent.policy)
         agent.normalizer.update(steps.obs)
         generator = torch.Generator().manual_seed(int(stream.spawn(1)[0].generate_state(1)[0]))
+        metrics = self.imitator.fit(steps, generator, scale=self.left / c.episodes)
+        self.done += count
+        self.left = 0 if metrics["loss"] < c.target_loss else c.episodes - self.done
+        if self.left == 0:
+            agent.imitated()
+        return {**metrics, "expert_reward": float(np.mean(returns)), "episodes": float(self.done)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the coming rounds depend on, the policy's weights included."""
+        return {
+            "done": self.done,
+            "left": self.left,
+            "imitator": self.imitator.state_dict(),
+            "normalizer": self.agent.normalizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done, self.left = state["done"], state["left"]
+        self.imitator.load_state_dict(state["imitator"])
+        self.agent.normalizer.load_state_dict(state["normalizer"])
+
+
+class Imitator:
+    """Makes an agent's policy more likely to decide as demonstrated; `config` says how."""
+
+    def __init__(self, agent: Agent, config: Config) -> None:
+        self.agent, self.config = agent, config
+        self.policy: Policy | DeterministicPolicy = agent.policy
+        self.params: list[nn.Parameter] = [p for p in self.policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.params, lr=config.learning_rate, fused=True)
+        self.steps = 0  # gradient steps
+
+    def fit(self, steps: Batch, generator: torch.Generator, scale: float = 1.0) -> dict[str, float]:
+        """Go through demonstrated steps (`obs`, `action` as stored), in an order that `generator` draws.
+
+        scale: factor on the step size.
+        """
+        c, device = self.config, self.agent.device
         batches = [
             index
             for _ in range(c.epochs)
             for index in torch.randperm(len(steps["action"]), generator=generator).split(c.batch_size)
         ]
-        totals = torch.zeros(3, device=agent.device)  # loss, decisions, gradient norm
+        totals = torch.zeros(3, device=device)  # loss, decisions, gradient norm
         for index in batches:
-            loss, decisions, norm = self._train_step(steps.take(index))
-            totals += torch.stack([loss * decisions, torch.tensor(float(decisions), device=agent.device), norm])
+            loss, decisions, norm = self._train_step(steps.take(index), scale)
+            totals += torch.stack([loss * decisions, torch.tensor(float(decisions), device=device), norm])
         loss, decisions, norm = totals.tolist()
-        mean_loss = loss / decisions
-        self.done += count
-        self.left = 0 if mean_loss < c.target_loss else c.episodes - self.done
-        if self.left == 0:
-            agent.imitated()
-        return {
-            "loss": mean_loss,
-            "grad_norm": norm / len(batches),
-            "decisions": decisions / c.epochs,
-            "expert_reward": float(np.mean(returns)),
-            "episodes": float(self.done),
-        }
+        return {"loss": loss / decisions, "grad_norm": norm / len(batches), "decisions": decisions / c.epochs}
 
-    def _train_step(self, batch: Batch) -> tuple[Tensor, int, Tensor]:
-        """One gradient step; the mean loss of a decision, their number, and the gradient's norm."""
+    def _train_step(self, batch: Batch, scale: float = 1.0) -> tuple[Tensor, int, Tensor]:
+        """One gradient step of `scale` times the usual size; the mean loss of a decision, their number, and the gradient's norm."""
         decisions = int(decision_counts(batch["action"]).sum())
         total = torch.zeros((), device=self.agent.device)
         for p in self.params:  # kept, as an agent may have laid them into one vector
@@ -143,7 +167,7 @@ class Cloner:
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.params, self.config.max_grad_norm)
         self.steps += 1
-        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * min(1.0, self.steps / RAMP)
+        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * min(1.0, self.steps / RAMP) * scale
         self.optimizer.step()
         return total, decisions, norm
 
@@ -152,20 +176,15 @@ class Cloner:
         return self.policy.micro_batches(batch, everything) if isinstance(self.policy, Policy) else [everything]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the coming rounds depend on, the policy's weights included."""
         return {
-            "done": self.done,
-            "left": self.left,
             "steps": self.steps,
             "policy": self.policy.state_dict(),
-            "normalizer": self.agent.normalizer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.done, self.left, self.steps = state["done"], state["left"], state["steps"]
+        self.steps = state["steps"]
         self.policy.load_state_dict(state["policy"])
-        self.agent.normalizer.load_state_dict(state["normalizer"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 

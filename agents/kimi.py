@@ -30,7 +30,7 @@ from agents.core.normalizer import ObservationNormalizer, RunningMoments
 from agents.core.returns import group_advantage, length_reward
 from agents.core.tasks import SAMPLING, TaskSampler
 from agents.policies import PolicyConfig, make_policy
-from agents.policies.policy import decision_counts, per_decision
+from agents.policies.policy import episode_decisions, per_decision
 
 
 @dataclass
@@ -242,7 +242,7 @@ class Kimi(Agent):
         metrics = {
             "episodes": float(len(episodes)),
             "steps": float(len(episodes.segment)),
-            "length": float(self.lengths(episodes).float().mean()),
+            "length": float(episode_decisions(episodes).float().mean()),
             "success_rate": float(success.float().mean()),
             f"pass_at_{c.group_size}": float(solved.float().mean()),
             "group_std": group_std,
@@ -281,13 +281,9 @@ class Kimi(Agent):
             reward = reward / float((self.returns.var + 1e-8) ** 0.5)
         if c.length_reward_weight and self.iterations >= c.length_reward_warmup:
             correct = episodes.ret >= c.success_return
-            reward = reward + c.length_reward_weight * length_reward(self.lengths(episodes), correct, episodes.group_id)
+            shortness = length_reward(episode_decisions(episodes), correct, episodes.group_id)
+            reward = reward + c.length_reward_weight * shortness
         return reward
-
-    def lengths(self, episodes: Episodes) -> Tensor:
-        """Decisions of each episode, [E]: its steps, or the tokens of its responses."""
-        counts = decision_counts(episodes.steps["log_prob"])
-        return torch.zeros_like(episodes.length).index_add(0, episodes.segment, counts)
 
     def informative(self, reward: Tensor, group: Tensor) -> tuple[Tensor, float, float]:
         """Which episodes to learn from [E], the groups' mean standard deviation, and the share of groups left out."""

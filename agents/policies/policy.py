@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents.core.buffer import Batch, Field, Ragged
+from agents.core.buffer import Batch, Episodes, Field, Ragged
 from agents.policies.categorical import Bernoulli, MultiCategorical
 from agents.policies.gaussian import Gaussian
 
@@ -127,3 +127,9 @@ def decision_counts(column: Tensor | Ragged) -> Tensor:
     if isinstance(column, Ragged):
         return column.lengths
     return torch.ones(len(column), dtype=torch.int64, device=column.device)
+
+
+def episode_decisions(episodes: Episodes) -> Tensor:
+    """The number of decisions of each episode, int64 [E]: its steps, or the tokens of its responses."""
+    counts = decision_counts(episodes.steps["log_prob"])
+    return torch.zeros_like(episodes.length).index_add(0, episodes.segment, counts)

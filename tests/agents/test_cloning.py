@@ -87,8 +87,8 @@ def test_the_stop_token_is_a_decision_and_gradients_do_not_depend_on_micro_batch
         assert steps["action"].lengths.tolist() == [len(t) + 1 for t in agent.policy.to_env(steps["action"], steps.obs)]
         assert len(imitation_losses(agent.policy, steps)) == int(steps["action"].lengths.sum())
         cloner = Cloner(agent, agent.env, Config(episodes=6, max_grad_norm=1e9))
-        assert (len(cloner._micro_batches(steps)) > 1) == (most == 16)
-        cloner._train_step(steps)
+        assert (len(cloner.imitator._micro_batches(steps)) > 1) == (most == 16)
+        cloner.imitator._train_step(steps)
         gradients.append(agent.flat.grad.clone())
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
 
