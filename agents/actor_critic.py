@@ -27,7 +27,7 @@ from agents.core.returns import gae, n_step
 from agents.policies import PolicyConfig, StochasticPolicy, make_policy
 from agents.policies.credit import as_column, credit
 from agents.policies.policy import per_decision
-from agents.policies.value import ActionValue, ValueFunction, explained_variance, map_tree, next_values
+from agents.policies.value import ActionValue, ValueFunction, explained_variance, merge_steps, next_values
 
 
 @dataclass
@@ -138,7 +138,7 @@ class ActorCritic(Agent):
 
     def build(self) -> None:
         c = self.config
-        net = {"hidden": c.hidden, "activation": c.activation}
+        net: dict[str, Any] = {"hidden": c.hidden, "activation": c.activation, "encoder": c.encoder_config}
         self.policy: Any = make_policy(self.observation_space, self.action_space, c, seed=self.seed, device=self.device)
         self.by_hand = isinstance(self.policy, StochasticPolicy)
         if not self.by_hand:
@@ -221,7 +221,7 @@ class ActorCritic(Agent):
 
     def _a2c(self, raw: Batch) -> Mapping[str, float | Tensor]:
         c, rollout = self.config, self._on_device(raw)
-        obs = self.normalizer(map_tree(lambda x: x.flatten(0, 1), rollout.obs))
+        obs = self.normalizer(merge_steps(rollout.obs))
         flat_values, critic_backward = self.critic.with_backward(obs)
         reward, terminated, truncated = rollout["reward"], rollout["terminated"], rollout["truncated"]
         values = flat_values.view_as(reward)
@@ -265,14 +265,14 @@ class ActorCritic(Agent):
         rollout = self._on_device(raw)
         with torch.no_grad():
             # a' is the action that was taken next; behind an episode's or the rollout's end it is drawn from pi.
-            next_obs = self.normalizer(map_tree(lambda x: x.flatten(0, 1), rollout.next_obs))
+            next_obs = self.normalizer(merge_steps(rollout.next_obs))
             next_action = self.policy(next_obs).sample(self.generator).view_as(rollout["action"])
             ended = torch.maximum(rollout["terminated"], rollout["truncated"]) > 0
             goes_on = ~ended[:-1]
             next_action[:-1][goes_on] = rollout["action"][1:][goes_on]
             next_q = self.critic(next_obs, self._action_vector(next_action.flatten(0, 1))).view_as(rollout["reward"])
         target = sarsa_targets(rollout["reward"], next_q, rollout["terminated"], self.config.gamma).flatten()
-        obs = self.normalizer(map_tree(lambda x: x.flatten(0, 1), rollout.obs))
+        obs = self.normalizer(merge_steps(rollout.obs))
         q, critic_backward = self.critic.with_backward(obs, self._action_vector(rollout["action"].flatten(0, 1)))
         return self._descend(obs, rollout, q, q, target, critic_backward)
 

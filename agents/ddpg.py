@@ -26,6 +26,7 @@ from agents.core.agent import Agent
 from agents.core.buffer import Field
 from agents.core.flat import FlatAdam, FlatParameters, twin
 from agents.core.normalizer import ObservationNormalizer
+from agents.encoders import EncoderConfig
 from agents.policies import DeterministicPolicy
 from agents.policies.noise import OrnsteinUhlenbeck
 from agents.policies.value import ActionValue, map_split
@@ -67,6 +68,11 @@ class Config:
     """Widths of the hidden layers of actor and critic."""
     activation: str = "relu"
     """Activation: tanh, relu, elu or gelu."""
+    encoder: str = "cnn"
+    """How images and text are seen: cnn, mlp, vit, clip, siglip, the path of a saved encoder or of a pretraining run,
+    or a folder or hub id of a ViT, CLIP or SigLIP that transformers loads."""
+    freeze_encoder: bool = False
+    """Leave the encoder of images and text as it is."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -144,7 +150,8 @@ class DDPG(Agent):
             raise ValueError(
                 f"DDPG needs Box or Discrete actions; {self.environment_takes}. Use kimi, trpo or actor-critic."
             )
-        net = {"hidden": c.hidden, "activation": c.activation}
+        encoder = EncoderConfig(c.encoder, c.freeze_encoder)
+        net: dict[str, Any] = {"hidden": c.hidden, "activation": c.activation, "encoder": encoder}
         self.actor = DeterministicPolicy(self.observation_space, self.action_space, **net).to(self.device)
         self.policy = self.actor  # the name it has in every agent
         self.critic = ActionValue(self.observation_space, self.actor.dim, init="fan_in", output_gain=3e-3, **net).to(

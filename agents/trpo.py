@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.policies import PolicyConfig, make_policy
 from agents.policies.credit import as_column, credit
 from agents.policies.policy import Distribution, Policy, per_decision
-from agents.policies.value import ValueFunction, explained_variance, map_split, map_tree
+from agents.policies.value import ValueFunction, explained_variance, map_split, take_rows
 
 
 @dataclass
@@ -176,7 +175,9 @@ class TRPO(Agent):
         c = self.config
         self.policy = make_policy(self.observation_space, self.action_space, c, seed=self.seed, device=self.device)
         self.params: list[Tensor] = [p for p in self.policy.parameters() if p.requires_grad]
-        self.critic = ValueFunction(self.policy.critic_space, hidden=c.hidden, activation=c.activation).to(self.device)
+        self.critic = ValueFunction(
+            self.policy.critic_space, hidden=c.hidden, activation=c.activation, encoder=c.encoder_config
+        ).to(self.device)
         self.flat_critic = FlatParameters(self.critic)
         self.critic_optimizer = FlatAdam(self.flat_critic, c.critic_lr)
         self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
@@ -301,7 +302,7 @@ class TRPO(Agent):
         total = torch.zeros((), device=self.device)
         for _ in range(c.critic_epochs):
             order = torch.randperm(n, generator=self.generator, device=self.device)
-            shuffled = map_tree(itemgetter(order), obs)
+            shuffled = take_rows(obs, order)
             minibatches = zip(
                 map_split(shuffled, c.critic_batch_size), ret[order].split(c.critic_batch_size), strict=True
             )

@@ -301,9 +301,12 @@ class Agent:
         exact: also the buffer and the environments' state, so that learning goes on bit for bit where it stopped.
         Raises OSError where the disk refuses; what was there before stays whole.
         """
+        config = dataclasses.asdict(self.config)
+        if hasattr(self.policy, "encoder"):  # told by what it is made of: the file it came from may be gone
+            config["encoder"] = self.policy.encoder.name
         state: dict[str, Any] = {
             "algorithm": self.name,
-            "config": dataclasses.asdict(self.config),
+            "config": config,
             "seed": self.seed,
             "observation_space": describe(self.observation_space),
             "action_space": describe(self.action_space),

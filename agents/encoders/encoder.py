@@ -19,6 +19,8 @@ from agents.encoders.cnn import image_shape, is_image
 from agents.encoders.features import Features, Grid, Size, TextTokens
 from agents.encoders.storage import NAMES, Towers, describe_towers, find_towers, save_towers
 
+AT_ONCE = 256  # images: a transformer's hidden layers take a megabyte for each
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -82,7 +84,8 @@ class Encoder(nn.Module):
         patches: dict[str, Tensor] = {}
         text: dict[str, TextTokens] = {}
         for name in self.names:
-            out = self.leaves[_key(name)](named[name])
+            tower = self.leaves[_key(name)]
+            out = tower(named[name]) if _role(tower) != "image" else _in_parts(tower, named[name])
             if not isinstance(out, tuple):
                 parts.append(out)
                 continue
@@ -130,6 +133,14 @@ def _check_use(name: str, image: bool, text: bool, space: spaces.Space) -> None:
     if name in ("cnn", "mlp") or image or (text and name != "vit"):
         return
     raise ValueError(f"the encoder {name!r} sees images, and there is none (uint8, 8x8 or larger) in {space}")
+
+
+def _in_parts(tower: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of images, so many at a time where no gradient needs all of them at once."""
+    if torch.is_grad_enabled() or len(images) <= AT_ONCE:
+        return tower(images)
+    pooled, tokens = zip(*(tower(part) for part in images.split(AT_ONCE)), strict=True)
+    return torch.cat(pooled), torch.cat(tokens)
 
 
 def _role(module: nn.Module) -> str | None:

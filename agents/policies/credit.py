@@ -15,7 +15,7 @@ from agents.core.buffer import Batch, Ragged
 from agents.core.normalizer import ObservationNormalizer
 from agents.core.returns import decision_gae
 from agents.policies.policy import Policy, decision_counts
-from agents.policies.value import map_tree
+from agents.policies.value import take_rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Credit:
 
     def take(self, index: Tensor) -> Credit:
         """The decisions `index`."""
-        return Credit(map_tree(lambda x: x[index], self.features), self.values[index], self.adv[index])
+        return Credit(take_rows(self.features, index), self.values[index], self.adv[index])
 
 
 @torch.no_grad()

@@ -51,6 +51,10 @@ class PolicyConfig:
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, or nothing is explored; got {self.temperature}")
 
+    @property
+    def encoder_config(self) -> EncoderConfig:
+        return EncoderConfig(self.encoder, self.freeze_encoder)
+
 
 def make_policy(
     observation_space: spaces.Space,
@@ -76,7 +80,7 @@ def make_policy(
             hidden=config.hidden,
             activation=config.activation,
             log_std_init=config.log_std_init,
-            encoder=EncoderConfig(config.encoder, config.freeze_encoder),
+            encoder=config.encoder_config,
         ).to(device)
     if not isinstance(observation_space, spaces.Text):
         raise ValueError(f"a language model answers text with text; the observation here is {observation_space}")

@@ -17,6 +17,8 @@ from agents.policies.categorical import Bernoulli, MultiCategorical
 from agents.policies.gaussian import Gaussian
 from agents.policies.policy import Decisions, Distribution, Policy
 
+MOST_SCREENS = 256  # images or texts that one backward pass has memory for, but for one long segment
+
 
 class StochasticPolicy(Policy):
     """pi(action | observation) for Box, Discrete, MultiDiscrete and MultiBinary actions.
@@ -115,7 +117,17 @@ class StochasticPolicy(Policy):
         return Decisions(log_prob, steps.get("log_prob"), step, entropies, steps.obs)
 
     def distribution(self, steps: Batch) -> Distribution:
-        return self(steps.obs)
+        if not self.encoder.towers():
+            return self(steps.obs)
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the others have one derivative
+            return self(steps.obs)
+
+    def micro_batches(self, steps: Batch, segment: Tensor) -> list[Tensor]:
+        if not self.encoder.towers():
+            return super().micro_batches(steps, segment)
+        sizes = torch.bincount(segment).cpu()
+        counts = torch.bincount((sizes.cumsum(0) - sizes) // MOST_SCREENS)  # of segments in each part
+        return list(torch.arange(len(sizes)).split(counts[counts > 0].tolist()))
 
     @property
     def critic_space(self) -> spaces.Space:

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents.core.buffer import Batch
+from agents.core.buffer import Batch, Ragged
 from agents.encoders import MLP, EncoderConfig, make_encoder, output_and_backward
 from agents.encoders.mlp import output
 
@@ -50,11 +50,23 @@ def map_tree(function: Callable[[Any], Any], obs: Any) -> Any:
 
 
 def map_split(obs: Any, size: int) -> list[Any]:
-    """An observation batch cut into minibatches of `size` rows: views."""
+    """An observation batch cut into minibatches of `size` rows: views, but for text."""
     if isinstance(obs, Mapping):
-        names, parts = list(obs), zip(*(value.split(size) for value in obs.values()), strict=True)
+        names, parts = list(obs), zip(*(map_split(value, size) for value in obs.values()), strict=True)
         return [dict(zip(names, part, strict=True)) for part in parts]
+    if isinstance(obs, Ragged):
+        return [obs.take(rows) for rows in torch.arange(len(obs), device=obs.lengths.device).split(size)]
     return list(obs.split(size))
+
+
+def merge_steps(obs: Any) -> Any:
+    """An observation's leaves [T, N, ...] as [T * N, ...]; text is laid out so already."""
+    return map_tree(lambda x: x if isinstance(x, Ragged) else x.flatten(0, 1), obs)
+
+
+def take_rows(obs: Any, index: Tensor) -> Any:
+    """The rows `index` [M] of an observation batch."""
+    return map_tree(lambda x: x.take(index) if isinstance(x, Ragged) else x[index], obs)
 
 
 @torch.no_grad()
@@ -68,7 +80,9 @@ def next_values(value: Callable[[Any], Tensor], values: Tensor, rollout: Batch) 
     following = torch.empty_like(values)
     following[:-1] = values[1:]
     if not (terminated.any() or truncated[:-1].any()):
-        following[-1] = value(map_tree(lambda x: x[-1], rollout.next_obs))
+        T, N = values.shape
+        last = torch.arange((T - 1) * N, T * N, device=values.device)
+        following[-1] = value(map_tree(lambda x: x.take(last) if isinstance(x, Ragged) else x[-1], rollout.next_obs))
         return following
     look = truncated
     look[-1] = True
@@ -76,7 +90,7 @@ def next_values(value: Callable[[Any], Tensor], values: Tensor, rollout: Batch) 
     following[terminated] = 0.0
     t, n = look.nonzero(as_tuple=True)
     if len(t):
-        following[t, n] = value(map_tree(lambda x: x[t, n], rollout.next_obs))
+        following[t, n] = value(take_rows(merge_steps(rollout.next_obs), t * values.shape[1] + n))
     return following
 
 
