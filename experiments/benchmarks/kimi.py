@@ -6,6 +6,8 @@ same forward and backward passes as Kimi's: neither has a KL term to a reference
 pass through the 64 responses a group at a time, for the sake of memory. TRL is measured with gradient checkpointing,
 its default, and without, which is faster and takes more memory; its other default, bfloat16, is off.
 
+The notes' processor seconds say more than the rates where the machine does other work meanwhile.
+
 The clock runs over a whole first iteration on either side, the optimiser's first allocations included. Rewards cost
 nothing next to it: ours are the environment's verifier's, TRL's the length of the text.
 """
@@ -39,7 +41,8 @@ def questions(env: str) -> list[str]:
     from agents.core.tasks import TaskSampler
 
     sampler = TaskSampler(seed=0)
-    obs, _ = envs.make_vec(env, GROUPS).reset(seed=[sampler.next().seed for _ in range(GROUPS)])
+    seeds: Any = [sampler.next().seed for _ in range(GROUPS)]  # gymnasium's types know of a single one
+    obs, _ = envs.make_vec(env, GROUPS).reset(seed=seeds)
     return list(obs)
 
 
@@ -65,15 +68,16 @@ def ours(iterations: int) -> Measurement:
     )
     agent.policy.language.stop_tokens = []
     generated = _recorded(agent.policy.language)
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     agent.learn(iterations * SAMPLES)
-    seconds = time.perf_counter() - started
+    seconds, worked = time.perf_counter() - started, time.process_time() - worked
     first = generated["responses"][:SAMPLES]
     notes = {
         "prompt tokens": sorted(len(r.prompt) for r in first[::GROUP_SIZE]),
         "completion tokens, mean": sum(len(r.tokens) for r in first) / len(first),
         "seconds an iteration": round(seconds / iterations, 1),
         "of which generating": round(generated["seconds"] / iterations, 1),
+        "processor seconds an iteration": round(worked / iterations, 1),
     }
     settings = {**our_settings(agent), "dtype": str(torch.float32), "measured iterations": iterations}
     return Measurement(iterations * SAMPLES * TOKENS / seconds, settings, notes)
@@ -106,18 +110,19 @@ def peer_trl(iterations: int, checkpointing: bool) -> Measurement:
     model, tokenizer = load_language_model(MODEL)
     lengths: list[int] = []
 
-    def reward(completions: list[Any], completion_ids: list[Any], **_: Any) -> list[float]:
+    def reward(completions: list[Any], completion_ids: list[Any], **_: Any) -> list[float | None]:
         lengths.extend(len(ids) for ids in completion_ids)
         return [float(len(completion[0]["content"])) for completion in completions]
 
     class Clock(TrainerCallback):
-        seconds = 0.0
+        seconds = worked = 0.0
 
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.started = time.perf_counter()
+            self.started = time.perf_counter(), time.process_time()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.seconds = time.perf_counter() - self.started
+            self.seconds = time.perf_counter() - self.started[0]
+            self.worked = time.process_time() - self.started[1]
 
     clock = Clock()
     rows = [{"prompt": [{"role": "user", "content": question}]} for question in questions(ENV)]
@@ -180,6 +185,7 @@ def peer_trl(iterations: int, checkpointing: bool) -> Measurement:
         "prompt tokens": sorted(len(prompt) for prompt in prompts),
         "completion tokens, mean": sum(lengths) / len(lengths),
         "seconds an iteration": round(clock.seconds / iterations, 1),
+        "processor seconds an iteration": round(clock.worked / iterations, 1),
     }
     return Measurement(iterations * SAMPLES * TOKENS / clock.seconds, settings, notes)
 
