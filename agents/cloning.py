@@ -154,7 +154,7 @@ class Imitator:
         return {"loss": loss / decisions, "grad_norm": norm / len(batches), "decisions": decisions / c.epochs}
 
     def _train_step(self, batch: Batch, scale: float = 1.0) -> tuple[Tensor, int, Tensor]:
-        """One gradient step of `scale` times the usual size; the mean loss of a decision, their number, and the gradient's norm."""
+        """One gradient step, `scale` times as large; the mean loss of a decision, their number, the gradient's norm."""
         decisions = int(decision_counts(batch["action"]).sum())
         total = torch.zeros((), device=self.agent.device)
         for p in self.params:  # kept, as an agent may have laid them into one vector

@@ -16,6 +16,7 @@ import tyro
 
 from experiments import cli
 from experiments.rundir import RunDir, csv_line, find_runs, write_aside
+from experiments.settings import hint
 
 COLUMNS = ("algo", "env", "seeds", "steps", "final mean", "final std", "maximum", "maximum std", "steps/s")
 
@@ -30,6 +31,8 @@ class Options:
     """The picture; the table stands beside it as .csv and .md."""
     metric: str = "eval/mean_reward"
     """The column of progress.csv to draw."""
+    by: str = ""
+    """A setting by which to tell curves apart too, as agent.sampling or warmup.episodes."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -39,6 +42,7 @@ class Group:
     """The runs of one algorithm on one environment."""
 
     algo: str
+    """Its name, and the setting that tells it apart."""
     env_id: str
     runs: list[RunDir]
     configs: list[dict[str, Any]]
@@ -52,7 +56,7 @@ def command(argv: list[str]) -> int:
     if options.out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--out must end in .png, .pdf or .svg, got {options.out}")
     runs = {run.path.resolve(): run for path in options.runs for run in find_runs(path)}
-    groups = group(list(runs.values()))
+    groups = group(list(runs.values()), options.by)
     check_metric(groups, options.metric)
     from experiments.plotting import plot_groups
 
@@ -69,14 +73,23 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def group(runs: list[RunDir]) -> list[Group]:
-    """Runs by algorithm and environment, both in alphabetical order; seeds in theirs."""
+def group(runs: list[RunDir], by: str = "") -> list[Group]:
+    """Runs by algorithm, environment and the setting `by`, in alphabetical order; seeds in theirs.
+
+    Raises ValueError where a run's config.yaml has no such setting.
+    """
     found: dict[tuple[str, str], list[tuple[RunDir, dict[str, Any]]]] = {}
     for run in runs:
         config = run.read_config()
         if not {"algo", "env", "seed"} <= config.keys():
             raise ValueError(f"{run.config} is not the configuration of a run: it names no algo, env and seed")
-        found.setdefault((str(config["env"]), str(config["algo"])), []).append((run, config))
+        name = str(config["algo"])
+        if by:
+            settings = _settings(config)
+            if by not in settings:
+                raise ValueError(f"{run.config} has no setting {by!r}.{hint(by, settings)}")
+            name += f", {by.rpartition('.')[2]} {settings[by]}"
+        found.setdefault((str(config["env"]), name), []).append((run, config))
     groups = []
     for (env_id, algo), members in sorted(found.items()):
         members.sort(key=lambda member: member[1]["seed"])
@@ -87,7 +100,6 @@ def group(runs: list[RunDir]) -> list[Group]:
 def check_metric(groups: list[Group], metric: str) -> None:
     """Raise ValueError, naming the nearest, where no run has logged `metric`."""
     from experiments.results import metrics
-    from experiments.settings import hint
 
     known = sorted({name for one in groups for run in one.runs for name in metrics(run)})
     if metric not in known:
@@ -153,7 +165,11 @@ def markdown(rows: list[list[Any]]) -> str:
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """Everything that should be alike in the runs of a group."""
     kept = {name: config.get(name) for name in ("total_timesteps", "num_envs", "eval_episodes")}
-    for prefix, part in (("agent", config.get("agent")), ("env", config.get("env_options"))):
+    for prefix, part in (
+        ("agent", config.get("agent")),
+        ("env", config.get("env_options")),
+        ("warmup", config.get("warmup")),
+    ):
         kept.update({f"{prefix}.{name}": value for name, value in (part or {}).items()})
     return kept
 

@@ -61,6 +61,20 @@ def test_runs_that_are_no_seeds_of_one_thing_are_noted(tmp_path: Path, capsys: p
     assert "note: the runs of ours on X-v0 differ in agent.gamma" in printed
 
 
+def test_curves_are_told_apart_by_a_setting(
+    refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, gamma in ((0, 0.5), (1, 0.5), (0, 0.9)):
+        made_up(tmp_path / f"runs/{gamma}-{seed}", "ours", seed, [gamma], gamma=gamma)
+    argv = [str(tmp_path / "runs"), "--out", str(tmp_path / "figure.png"), "--by"]
+    assert compare.command([*argv, "agent.gamma"]) == 0
+    assert "differ" not in capsys.readouterr().out
+    with (tmp_path / "figure.csv").open() as file:
+        found = [(row["algo"], row["seeds"], float(row["maximum"])) for row in csv.DictReader(file)]
+    assert found == [("ours, gamma 0.5", "2", 0.5), ("ours, gamma 0.9", "1", 0.9)]
+    assert "no setting 'agent.gama'. Did you mean agent.gamma?" in refused(compare.command, [*argv, "agent.gama"])
+
+
 def test_our_runs_and_stable_baselines3s_lie_beside_each_other(
     trpo_run: Path, ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
