@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agents.core.agent import Agent
+from agents.core.arrays import Array
 from agents.core.buffer import Batch, Field
 from agents.core.flat import FlatAdam, FlatParameters, FlatRMSprop
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
@@ -106,10 +107,10 @@ def policy_loss(log_prob: Tensor, adv: Tensor) -> Tensor:
     return -(log_prob * adv.detach()).mean()
 
 
-def policy_gradient(score: tuple[Tensor, ...], adv: Tensor) -> tuple[Tensor, ...]:
+def policy_gradient(score: tuple[Array, ...], adv: Array) -> tuple[Array, ...]:
     """The gradient of `policy_loss` with respect to the distribution's parameters: -A grad log pi(a|s) / batch.
 
-    score: grad log pi(a|s) with respect to them, each [batch, dim]; adv: [batch].
+    score: grad log pi(a|s) with respect to them, each [batch, dim]; adv: [batch]. Tensors or NumPy arrays.
     """
     weight = (adv * (-1.0 / len(adv)))[:, None]
     return tuple(part * weight for part in score)
@@ -141,6 +142,7 @@ class ActorCritic(Agent):
         net: dict[str, Any] = {"hidden": c.hidden, "activation": c.activation, "encoder": c.encoder_config}
         self.policy: Any = make_policy(self.observation_space, self.action_space, c, seed=self.seed, device=self.device)
         self.by_hand = isinstance(self.policy, StochasticPolicy)
+        self.arrays = False  # whether rollouts are NumPy arrays, see `prepare`
         if not self.by_hand:
             self._refuse_variants()
             self.log_interval = 1  # its iterations are long
@@ -172,6 +174,13 @@ class ActorCritic(Agent):
                 "Use advantage gae or td."
             )
 
+    def prepare(self) -> None:
+        """As every agent's; small networks learn from a short rollout in NumPy, whose calls cost a third of torch's."""
+        super().prepare()
+        c, rows = self.config, self.config.n_steps * self.num_envs
+        alike = c.variant == "a2c" and c.advantage != "n-step" and self.device.type == "cpu" and self.by_hand
+        self.arrays = alike and self.policy.takes_arrays(rows)
+
     def parts(self) -> dict[str, Any]:
         return {
             "policy": self.policy,
@@ -193,6 +202,8 @@ class ActorCritic(Agent):
         return max(self.config.n_steps, -(-self.config.buffer_size // self.num_envs))
 
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Any]:
+        if self.arrays:
+            obs = obs.numpy()
         return self.policy.act(self.normalizer(obs), self.generator)
 
     def choose(self, obs: Any, deterministic: bool) -> Any:
@@ -224,14 +235,14 @@ class ActorCritic(Agent):
         obs = self.normalizer(merge_steps(rollout.obs))
         flat_values, critic_backward = self.critic.with_backward(obs)
         reward, terminated, truncated = rollout["reward"], rollout["terminated"], rollout["truncated"]
-        values = flat_values.view_as(reward)
+        values = flat_values.reshape(reward.shape)
         successors = next_values(lambda o: self.critic.predict(self.normalizer(o)), values, rollout)
         if c.advantage == "n-step":
             adv = n_step(reward, successors, terminated, truncated, c.gamma, c.lookahead) - values
         else:
             lam = c.lam if c.advantage == "gae" else 0.0
             adv = gae(reward, values, successors, terminated, truncated, c.gamma, lam)
-        return self._descend(obs, rollout, adv.flatten(), flat_values, (adv + values).flatten(), critic_backward)
+        return self._descend(obs, rollout, adv.reshape(-1), flat_values, (adv + values).reshape(-1), critic_backward)
 
     def _a2c_of_decisions(self, raw: Batch) -> Mapping[str, float | Tensor]:
         """A2C where a step consists of several decisions, or its gradient is left to autograd, in micro-batches."""
@@ -297,21 +308,22 @@ class ActorCritic(Agent):
         self,
         obs: Any,
         batch: Batch,
-        adv: Tensor,
-        values: Tensor,
-        targets: Tensor,
-        critic_backward: Callable[[Tensor], None],
+        adv: Any,
+        values: Any,
+        targets: Any,
+        critic_backward: Callable[[Any], None],
     ) -> Mapping[str, float | Tensor]:
         """One gradient step on policy_loss + value_coef * squared error - entropy_coef * entropy.
 
-        obs, adv, values, targets: flat, [batch]. The loss is differentiated by hand up to the networks' outputs.
+        obs, adv, values, targets: flat, [batch], all tensors or all NumPy arrays. The loss is differentiated by hand
+        up to the networks' outputs.
         """
         c = self.config
         distribution, policy_backward = self.policy.with_backward(obs)
-        action = batch["action"].reshape(len(adv), *batch["action"].shape[batch["reward"].dim() :])
+        action = batch["action"].reshape(len(adv), *batch["action"].shape[batch["reward"].ndim :])
         kept, share = _kept(batch)
         if c.normalize_advantage and len(adv) > 1:
-            adv = (adv - adv[kept].mean()) / (adv[kept].std() + 1e-8)
+            adv = (adv - adv[kept].mean()) / (float(torch.as_tensor(adv[kept]).std()) + 1e-8)
         off_policy = c.variant == "off-policy"
         weight = importance(distribution.log_prob(action), batch["log_prob"], c.max_importance) if off_policy else share
         weighted = adv if weight is None else adv * weight
@@ -322,20 +334,21 @@ class ActorCritic(Agent):
             grads = tuple(g - coef * e for g, e in bonus)
         policy_backward(grads)
         error = values - targets
-        critic_backward(error * (2.0 * c.value_coef / len(error)) * (1.0 if weight is None else weight))
+        critic_grad = error * (2.0 * c.value_coef / len(error))
+        critic_backward(critic_grad if weight is None else critic_grad * weight)
         self.flat.clip_grad(c.max_grad_norm)
         self.optimizer.step()
         if not self.log_due:
             return {}
         return {
-            "policy_loss": policy_loss(distribution.log_prob(action), weighted),
-            "value_loss": (error.square() * (1.0 if weight is None else weight)).mean(),
+            "policy_loss": policy_loss(*map(torch.as_tensor, (distribution.log_prob(action), weighted))),
+            "value_loss": (error * error * (1.0 if weight is None else weight)).mean(),
             "entropy": distribution.entropy()[kept].mean(),
             "explained_variance": explained_variance(values[kept], targets[kept]),
         }
 
     def _on_device(self, batch: Batch) -> Batch:
-        out = batch.to(self.device)
+        out = batch.numpy() if self.arrays else batch.to(self.device)
         if self.config.normalize_rewards:
             out["reward"] = self.reward_scaler(out["reward"])
         return out
@@ -361,7 +374,7 @@ class ActorCritic(Agent):
         return action.float()
 
 
-def _kept(batch: Batch) -> tuple[Tensor | slice, Tensor | None]:
+def _kept(batch: Batch) -> tuple[Any, Any]:
     """Which steps count, [batch], and weights that turn a mean over all into one over those; None where all count.
 
     An environment's own reset steps do not.

@@ -100,8 +100,13 @@ class Batch(dict[str, Any]):
         named = {f"obs.{name}": leaf for name, leaf in obs.items()} if isinstance(obs, Mapping) else {"obs": obs}
         return Batch({**self, **named})
 
+    def numpy(self) -> Batch:
+        """The columns as NumPy arrays, where they lie."""
+        return Batch({k: v.numpy() for k, v in self.items()})
+
     def to(self, device: torch.device) -> Batch:
-        return Batch({k: v.to(device) for k, v in self.items()})
+        """On `device`; storage is on the CPU, where nothing is copied."""
+        return Batch(self) if device.type == "cpu" else Batch({k: v.to(device) for k, v in self.items()})
 
 
 @dataclass

@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
 
+from agents.core.arrays import Array
 from agents.core.buffer import Batch
 from agents.core.spaces import leaves
 
@@ -75,21 +75,23 @@ class ObservationNormalizer:
             self._refresh(name)
 
     def __call__(self, obs: Any) -> Any:
+        """Observations [batch, ...], tensors or NumPy arrays, as what they came."""
         if not self.moments:
             return obs
         if isinstance(obs, Mapping):
             return {name: self._normalize(name, value) for name, value in obs.items()}
         return self._normalize("", obs)
 
-    def _normalize(self, name: str, x: Tensor) -> Tensor:
+    def _normalize(self, name: str, x: Array) -> Array:
         if name not in self.moments:
             return x
-        if x.is_cpu:  # NumPy's calls cost a third of torch's, which is what counts when acting
-            y = x.numpy() - self.shift[name]
+        if isinstance(x, np.ndarray):
+            y = x - self.shift[name]
             y *= self.scale[name]
             np.minimum(y, self.clip, out=y)
-            np.maximum(y, -self.clip, out=y)
-            return torch.from_numpy(y)
+            return np.maximum(y, -self.clip, out=y)
+        if x.is_cpu:
+            return torch.from_numpy(self._normalize(name, x.numpy()))
         shift, scale = (torch.from_numpy(each[name]).to(x.device) for each in (self.shift, self.scale))
         return (x - shift).mul_(scale).clamp_(-self.clip, self.clip)
 
@@ -135,9 +137,9 @@ class RewardScaler:
         self.running = running
         self.moments.update(returns.reshape(-1) if valid is None else returns[valid])
 
-    def __call__(self, rewards: Tensor) -> Tensor:
+    def __call__(self, rewards: Array) -> Array:
         scale = 1.0 / math.sqrt(self.moments.var + 1e-8) if self.moments.count else 1.0
-        return (rewards * scale).clamp_(-self.clip, self.clip)
+        return (rewards * scale).clip(-self.clip, self.clip)
 
     def state_dict(self) -> dict[str, Any]:
         return {"moments": self.moments.state_dict(), "running": self.running}

@@ -1,4 +1,4 @@
-"""Returns and advantages: pure functions on time-major tensors [T, N].
+"""Returns and advantages: pure functions on time-major tensors [T, N]; those that say `Array` take NumPy's as well.
 
 Everywhere: `terminated` ends an episode for good (no value beyond it); `truncated` cuts it short, so that the value of
 the true successor, `next_values`, still counts. Both cut every sum over later steps.
@@ -6,40 +6,36 @@ the true successor, `next_values`, still counts. Both cut every sum over later s
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = TypeVar("Array", Tensor, np.ndarray)
+from agents.core.arrays import Array, as_array
 
 
 def td_errors(rewards: Array, values: Array, next_values: Array, terminated: Array, gamma: float) -> Array:
-    """r + gamma V(next_obs) - V(obs), with V(next_obs) = 0 where terminated. All [T, N], tensors or NumPy arrays."""
+    """r + gamma V(next_obs) - V(obs), with V(next_obs) = 0 where terminated. All [T, N]."""
     return rewards + gamma * next_values * (1.0 - terminated) - values
 
 
 def gae(
-    rewards: Tensor,
-    values: Tensor,
-    next_values: Tensor,
-    terminated: Tensor,
-    truncated: Tensor,
+    rewards: Array,
+    values: Array,
+    next_values: Array,
+    terminated: Array,
+    truncated: Array,
     gamma: float,
     lam: float,
-) -> Tensor:
+) -> Array:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16), [T, N].
 
     A_t = delta_t + gamma lam A_{t+1} until the episode ends. `lam=0` is the TD error, `lam=1` the Monte-Carlo return
     minus V.
     """
-    r, v, successor, term, trunc = (
-        x.detach().cpu().numpy() for x in (rewards, values, next_values, terminated, truncated)
-    )
-    delta = td_errors(r, v, successor, term, gamma)
-    keep = (1.0 - np.maximum(term, trunc)) * (gamma * lam)
-    return torch.from_numpy(_accumulated(delta, keep)).to(rewards.device)
+    delta = as_array(td_errors(rewards, values, next_values, terminated, gamma))
+    keep = (1.0 - np.maximum(as_array(terminated), as_array(truncated))) * (gamma * lam)
+    adv = _accumulated(delta, keep)
+    return torch.from_numpy(adv).to(rewards.device) if isinstance(rewards, Tensor) else adv
 
 
 def discounted_sum(x: Tensor, discount: float | Tensor, terminated: Tensor, truncated: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -107,19 +108,25 @@ class MLP(nn.Module):
         return grad.mm(self._weights[0][0][:, first:])
 
 
-def output(encoder: nn.Module, net: MLP, obs: Any) -> Tensor:
-    """net(encoder(obs)) without a graph."""
+def output(encoder: nn.Module, net: MLP, obs: Any) -> Any:
+    """net(encoder(obs)) without a graph; NumPy arrays, for which `takes_arrays` must hold, give an array."""
+    if isinstance(obs, np.ndarray):
+        return net.numpy.forward(obs)
     if _numpy_serves(encoder, net, obs):
         return torch.from_numpy(net.numpy.forward(obs.numpy()))
     with torch.no_grad():
         return net(encoder(obs))
 
 
-def output_and_backward(encoder: nn.Module, net: MLP, obs: Any) -> tuple[Tensor, Callable[[Tensor], None]]:
+def output_and_backward(encoder: nn.Module, net: MLP, obs: Any) -> tuple[Any, Callable[[Any], None]]:
     """net(encoder(obs)), and a function that takes dL/doutput and leaves dL/dparameters in the parameters' `.grad`.
 
-    Vector observations take the network's own backward pass (few of them NumPy's), all others autograd.
+    Vector observations take the network's own backward pass (few of them NumPy's), all others autograd. NumPy arrays,
+    for which `takes_arrays` must hold, give an array, and the function takes one.
     """
+    if isinstance(obs, np.ndarray):
+        array, layers = net.numpy.trace(obs)
+        return array, lambda grad: net.numpy.backward(layers, grad)
     if _numpy_serves(encoder, net, obs):
         few, traced = net.numpy.trace(obs.numpy())
         return torch.from_numpy(few), lambda grad: net.numpy.backward(traced, grad.numpy())
@@ -138,11 +145,15 @@ def output_and_backward(encoder: nn.Module, net: MLP, obs: Any) -> tuple[Tensor,
     return graph.detach(), backward
 
 
-def _numpy_serves(encoder: nn.Module, net: MLP, obs: Any) -> bool:
-    """Whether these are few vectors for a small network on the CPU, and the network has its passes in NumPy."""
-    if not (getattr(encoder, "identity", False) and net.has_backward and obs.is_cpu):
+def takes_arrays(encoder: nn.Module, net: MLP, rows: int) -> bool:
+    """Whether so many rows are few vectors for a small network that has its passes in NumPy."""
+    if not (getattr(encoder, "identity", False) and net.has_backward):
         return False
-    return len(obs) <= FEW_ROWS and len(obs) * net.size <= FEW_MULTIPLICATIONS
+    return rows <= FEW_ROWS and rows * net.size <= FEW_MULTIPLICATIONS
+
+
+def _numpy_serves(encoder: nn.Module, net: MLP, obs: Any) -> bool:
+    return takes_arrays(encoder, net, len(obs)) and obs.is_cpu
 
 
 def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor
 FEW_ROWS = 128
 FEW_MULTIPLICATIONS = 2**20
 
+_ONES = np.ones(FEW_ROWS, np.float32)
+
 Arrays = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -52,7 +54,7 @@ class NumpyMLP:
         for i in range(len(inputs) - 1, -1, -1):
             x, (into_weight, into_bias) = inputs[i], grads[i]
             np.matmul(grad.T, x, out=into_weight)
-            np.add.reduce(grad, 0, out=into_bias)
+            np.matmul(_ONES[: len(grad)], grad, out=into_bias)  # the sum over the batch, several times as fast
             if i:
                 grad = grad @ weights[i][0]
                 grad *= 1.0 - x * x if self.activation == "tanh" else x > 0.0

@@ -10,11 +10,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.core.arrays import as_array
 from agents.core.buffer import Batch, Field
 from agents.encoders import MLP, EncoderConfig, make_encoder, output_and_backward
-from agents.encoders.mlp import output
+from agents.encoders.mlp import output, takes_arrays
 from agents.policies.categorical import Bernoulli, MultiCategorical
 from agents.policies.gaussian import Gaussian
+from agents.policies.numpy_gaussian import NumpyGaussian
 from agents.policies.policy import Decisions, Distribution, Policy
 
 MOST_SCREENS = 256  # images or texts that one backward pass has memory for, but for one long segment
@@ -49,10 +51,12 @@ class StochasticPolicy(Policy):
     def forward(self, obs: Any) -> Distribution:
         return self._distribution(self.net(self.encoder(obs)))
 
-    def with_backward(self, obs: Any) -> tuple[Distribution, Callable[[tuple[Tensor, ...]], None]]:
+    def with_backward(self, obs: Any) -> tuple[Any, Callable[[tuple[Any, ...]], None]]:
         """pi(. | obs) without a graph, and a function that takes dL/d`distribution.parameters` (each [batch, dim]) and
-        leaves the gradient of the policy's parameters in `.grad`."""
+        leaves the gradient of the policy's parameters in `.grad`. NumPy arrays, where `takes_arrays`, give arrays."""
         out, backward = output_and_backward(self.encoder, self.net, obs)
+        if isinstance(out, np.ndarray):
+            return NumpyGaussian(out, self._log_std().copy()), lambda grads: self._array_backward(backward, grads)
         distribution = self._distribution(out).detach()
 
         @torch.no_grad()
@@ -62,6 +66,18 @@ class StochasticPolicy(Policy):
                 torch.sum(grads[1], 0, out=self.log_std.grad)
 
         return distribution, through
+
+    def _array_backward(self, backward: Callable[[Any], None], grads: tuple[Any, ...]) -> None:
+        backward(grads[0])
+        assert self.log_std.grad is not None
+        np.add.reduce(grads[1], 0, out=self.log_std.grad.numpy())
+
+    def _log_std(self) -> np.ndarray:
+        return self.log_std.detach().numpy()
+
+    def takes_arrays(self, rows: int) -> bool:
+        """Whether `act` and `with_backward` take so many observations as NumPy arrays, on the CPU."""
+        return isinstance(self.action_space, spaces.Box) and takes_arrays(self.encoder, self.net, rows)
 
     def _distribution(self, out: Tensor) -> Distribution:
         match self.action_space:
@@ -73,9 +89,11 @@ class StochasticPolicy(Policy):
 
     def act(
         self, obs: Any, generator: torch.Generator, *, episode_start: np.ndarray | None = None, version: int = 0
-    ) -> dict[str, Tensor]:
-        """Sampled actions and their log-probabilities [batch]."""
-        distribution = self._distribution(output(self.encoder, self.net, obs))
+    ) -> dict[str, Any]:
+        """Sampled actions and their log-probabilities [batch]: arrays for NumPy arrays, where `takes_arrays`."""
+        out = output(self.encoder, self.net, obs)
+        few = isinstance(out, np.ndarray)
+        distribution: Any = NumpyGaussian(out, self._log_std()) if few else self._distribution(out)
         action, log_prob = distribution.sample_with_log_prob(generator)
         return {"action": action, "log_prob": log_prob}
 
@@ -88,9 +106,9 @@ class StochasticPolicy(Policy):
     def fields(self) -> dict[str, Field]:
         return {"action": Field(*action_field_shape(self.action_space)), "log_prob": Field()}
 
-    def to_env(self, action: Tensor, obs: Any) -> np.ndarray:
+    def to_env(self, action: Tensor | np.ndarray, obs: Any) -> np.ndarray:
         """Stored actions [batch, ...] as the environment takes them: clipped to a Box, from a Discrete's start on."""
-        space, array = self.action_space, action.cpu().numpy()
+        space, array = self.action_space, as_array(action)
         match space:
             case spaces.Box():
                 array = array.reshape(-1, *space.shape)

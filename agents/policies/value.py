@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.core.arrays import Array, as_array
 from agents.core.buffer import Batch, Ragged
 from agents.encoders import MLP, EncoderConfig, make_encoder, output_and_backward
 from agents.encoders.mlp import output
@@ -32,14 +34,14 @@ class ValueFunction(nn.Module):
     def forward(self, obs: Any) -> Tensor:
         return self.net(self.encoder(obs)).squeeze(-1)
 
-    def predict(self, obs: Any) -> Tensor:
-        """V(obs) [batch], without a graph."""
-        return output(self.encoder, self.net, obs).squeeze(-1)
+    def predict(self, obs: Any) -> Any:
+        """V(obs) [batch], without a graph; an array for NumPy arrays."""
+        return output(self.encoder, self.net, obs)[:, 0]
 
-    def with_backward(self, obs: Any) -> tuple[Tensor, Callable[[Tensor], None]]:
+    def with_backward(self, obs: Any) -> tuple[Any, Callable[[Any], None]]:
         """V(obs) [batch], and a function that takes dL/dV [batch] and leaves the parameters' gradient in `.grad`."""
         out, backward = output_and_backward(self.encoder, self.net, obs)
-        return out.squeeze(-1), lambda grad: backward(grad[:, None])
+        return out[:, 0], lambda grad: backward(grad[:, None])
 
 
 def map_tree(function: Callable[[Any], Any], obs: Any) -> Any:
@@ -61,7 +63,7 @@ def map_split(obs: Any, size: int) -> list[Any]:
 
 def merge_steps(obs: Any) -> Any:
     """An observation's leaves [T, N, ...] as [T * N, ...]; text is laid out so already."""
-    return map_tree(lambda x: x if isinstance(x, Ragged) else x.flatten(0, 1), obs)
+    return map_tree(lambda x: x if isinstance(x, Ragged) else x.reshape(-1, *x.shape[2:]), obs)
 
 
 def take_rows(obs: Any, index: Tensor) -> Any:
@@ -70,27 +72,27 @@ def take_rows(obs: Any, index: Tensor) -> Any:
 
 
 @torch.no_grad()
-def next_values(value: Callable[[Any], Tensor], values: Tensor, rollout: Batch) -> Tensor:
+def next_values(value: Callable[[Any], Array], values: Array, rollout: Batch) -> Array:
     """V(next_obs) of a time-major rollout from `values` = V(obs); both [T, N].
 
     Within an episode next_obs[t] is obs[t + 1], so only the rollout's last row and the rows where an episode was cut
     short are looked at again. It is 0, and means nothing, where terminated.
     """
-    terminated, truncated = rollout["terminated"] > 0, rollout["truncated"] > 0
-    following = torch.empty_like(values)
+    terminated, truncated = (as_array(rollout[name]) > 0 for name in ("terminated", "truncated"))
+    following = values * 0.0
     following[:-1] = values[1:]
-    if not (terminated.any() or truncated[:-1].any()):
+    if not np.count_nonzero(terminated) and not np.count_nonzero(truncated[:-1]):
         T, N = values.shape
-        last = torch.arange((T - 1) * N, T * N, device=values.device)
+        last = torch.arange((T - 1) * N, T * N)
         following[-1] = value(map_tree(lambda x: x.take(last) if isinstance(x, Ragged) else x[-1], rollout.next_obs))
         return following
     look = truncated
     look[-1] = True
     look &= ~terminated
-    following[terminated] = 0.0
-    t, n = look.nonzero(as_tuple=True)
+    following[terminated.nonzero()] = 0.0
+    t, n = look.nonzero()
     if len(t):
-        following[t, n] = value(take_rows(merge_steps(rollout.next_obs), t * values.shape[1] + n))
+        following[t, n] = value(take_rows(merge_steps(rollout.next_obs), torch.from_numpy(t * values.shape[1] + n)))
     return following
 
 

@@ -235,6 +235,29 @@ def test_the_step_descends_the_whole_loss(kind, action, normalize):
         torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"normalize_advantage": True, "entropy_coef": 0.1, "normalize_rewards": True}]
+)
+@pytest.mark.parametrize("mode", [AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP])
+def test_short_rollouts_teach_the_same_in_numpy_as_in_torch(mode, settings):
+    box = spaces.Box(-1, 1, (2,))
+    found = []
+    for in_numpy in (True, False):
+        env = vector(lambda: Fixed(spaces.Box(-9, 9, (4,)), box, length=7), 3, mode)
+        agent = agents.ActorCritic(env, seed=0, hidden=(4,), n_steps=20, log_std_init=-0.5, **settings)
+        agent.prepare()
+        assert agent.arrays
+        agent.collector.collect(20)
+        assert float(agent.buffer.rollout()["truncated"].sum() + agent.buffer.rollout()["terminated"].sum()) >= 3
+        agent.arrays, agent.log_due = in_numpy, True
+        metrics = agent.update()
+        found.append((agent.flat.grad.clone(), {name: float(value) for name, value in metrics.items()}))
+    (ours, ours_metrics), (theirs, their_metrics) = found
+    assert float(theirs.norm()) > 1e-3
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert ours_metrics == pytest.approx(their_metrics, rel=1e-4, abs=1e-5)
+
+
 def test_long_gradients_are_scaled_down():
     agent = agents.ActorCritic(vector(Counting, 2), hidden=(4,), max_grad_norm=0.01)
     obs, batch, adv, targets = step_data(agent)

@@ -35,6 +35,7 @@ def test_normalised_observations_have_mean_0_and_deviation_1_and_are_clipped():
     assert torch.equal(normalizer(x), x)  # nothing seen yet
     normalizer.update(x)
     torch.testing.assert_close(normalizer(x), torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+    np.testing.assert_array_equal(normalizer(x.numpy()), normalizer(x))
     assert normalizer(torch.tensor([[1e6, -1e6]])).tolist() == [[10.0, -10.0]]
     assert x.tolist() == [[0.0, 5.0], [2.0, 9.0]]  # stored observations stay raw
 
@@ -81,9 +82,10 @@ def test_statistics_change_between_rollouts_only():
     errors = []
     improve = agent.improve_policy
 
-    def checked(obs, action, old_log_prob, adv):
-        errors.append(float((agent.policy(obs).log_prob(action) - old_log_prob).abs().max().detach()))
-        return improve(obs, action, old_log_prob, adv)
+    def checked(steps):
+        found = agent.policy(steps.obs).log_prob(steps["action"])
+        errors.append(float((found - steps["log_prob"]).abs().max().detach()))
+        return improve(steps)
 
     agent.improve_policy = checked
     agent.learn(64)

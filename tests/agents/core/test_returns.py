@@ -95,7 +95,9 @@ def test_a_step_both_terminated_and_truncated_counts_as_terminated():
 @given(rollouts(), st.floats(0, 1))
 def test_lambda_0_is_the_td_error(rollout, gamma):
     rewards, values, next_values, terminated, _ = rollout
-    assert torch.equal(gae(*rollout, gamma, 0.0), td_errors(rewards, values, next_values, terminated, gamma))
+    found = gae(*rollout, gamma, 0.0)
+    assert torch.equal(found, td_errors(rewards, values, next_values, terminated, gamma))
+    np.testing.assert_array_equal(gae(*(column.numpy() for column in rollout), gamma, 0.0), found)
 
 
 @given(rollouts(), st.floats(0, 1))

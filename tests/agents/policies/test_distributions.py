@@ -9,6 +9,7 @@ from torch import distributions as td
 
 from agents.policies.categorical import Bernoulli, MultiCategorical
 from agents.policies.gaussian import Gaussian
+from agents.policies.numpy_gaussian import NumpyGaussian
 
 SIZES = (3, 2, 4)
 
@@ -48,6 +49,25 @@ def test_gaussian_noise_is_the_same_with_and_without_a_graph():
         torch.testing.assert_close(ours, theirs.detach())
     action, log_prob = found[0]
     torch.testing.assert_close(log_prob, distribution.log_prob(action))
+
+
+def test_the_gaussian_in_numpy_is_the_gaussian():
+    ours, _ = gaussian()
+    few = NumpyGaussian(ours.mean.numpy(), ours.log_std.numpy())
+    drawn = few.sample_with_log_prob(torch.Generator().manual_seed(2))
+    with_graph = Gaussian(ours.mean.clone().requires_grad_(), ours.log_std)
+    expected = with_graph.sample_with_log_prob(torch.Generator().manual_seed(2))
+    action = drawn[0]
+    pairs = [
+        *zip(drawn, expected, strict=True),
+        (few.log_prob(action), ours.log_prob(torch.from_numpy(action))),
+        (few.log_prob(action), drawn[1]),
+        (few.entropy(), ours.entropy()),
+        *zip(few.score(action), ours.score(torch.from_numpy(action)), strict=True),
+        *zip(few.entropy_gradient(), ours.entropy_gradient(), strict=True),
+    ]
+    for found, wanted in pairs:
+        np.testing.assert_allclose(found, np.asarray(torch.as_tensor(wanted).detach()), rtol=1e-4, atol=1e-5)
 
 
 def test_several_categoricals_are_independent():
