@@ -40,7 +40,8 @@ class Addition(Task):
     """a + b, where the longer number has exactly `difficulty` digits and the other at most as many.
 
     order "reversed" wants the lowest digit first (12+34= is then 64), the order in which carries arise. With
-    `cot` a demonstration adds digit by digit: `a+b+carry=sum` for each column, lowest first.
+    `cot` a demonstration adds digit by digit: `a+b+carry=sum` for each column, lowest first, and writes each column
+    up to `rechecks` times again, as often as the problem's own dice say: a model that learns from it overthinks.
     """
 
     name: ClassVar[str] = "addition"
@@ -49,6 +50,7 @@ class Addition(Task):
     style: Style = "plain"
     order: Literal["normal", "reversed"] = "normal"
     cot: bool = False
+    rechecks: int = 0
 
     def generate(self, rng: Random, difficulty: int) -> Problem:
         top = 10**difficulty
@@ -70,10 +72,10 @@ class Addition(Task):
 
     def _carries(self, a: int, b: int) -> str:
         columns: list[str] = []
-        carry = 0
+        carry, dice = 0, Random(f"{a}+{b}")
         while a or b or not columns:
             (a, x), (b, y) = divmod(a, 10), divmod(b, 10)
-            columns.append(f"{x}+{y}+{carry}={x + y + carry}")
+            columns += [f"{x}+{y}+{carry}={x + y + carry}"] * (1 + dice.randint(0, self.rechecks))
             carry = (x + y + carry) // 10
         return " ".join(columns)
 

@@ -207,6 +207,19 @@ def test_waiting_environments_are_left_alone() -> None:
     assert info["_correct"].tolist() == [False, True, False]
 
 
+def test_demonstrations_are_right_answers_where_there_is_a_question() -> None:
+    env = make_vec(3, max_turns=2, cot=True)
+    assert env.demonstrate() == [None, None, None]
+    _, infos = env.reset(seed=0)
+    assert env.demonstrate() == list(infos["demonstration"])
+    env.step([None, infos["demonstration"][1], "wrong"])
+    shown = env.demonstrate()
+    assert shown == [infos["demonstration"][0], None, infos["demonstration"][2]]
+    _, rewards, *_ = env.step(shown)
+    assert rewards.tolist() == [1.0, 0.0, 1.0]
+    assert env.demonstrate() == [None, None, None]
+
+
 def test_difficulty_of_one_reset() -> None:
     env = make_vec(3, difficulty=2)
     _, infos = env.reset(seed=0, options={"difficulty": [1, 4, 6]})

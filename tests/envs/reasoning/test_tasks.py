@@ -26,6 +26,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {"style": style, "cot": cot}) for name in NAMES for style in ("plain", "chat") for cot in (False, True)),
     ("addition", {"order": "reversed"}),
     ("addition", {"order": "reversed", "cot": True, "style": "chat"}),
+    ("addition", {"cot": True, "rechecks": 3}),
 ]
 
 
@@ -118,6 +119,19 @@ def test_a_split_without_problems_is_refused() -> None:
     assert make_problem(One(), 0, 3, "all") == make_problem(One(), 0, 3, "eval" if held_out else "train")
     with pytest.raises(ValueError, match=r"too few different problems.*split=\"all\""):
         make_problem(One(), 0, 3, "train" if held_out else "eval")
+
+
+def test_rechecked_columns_come_from_one_to_all_times_and_change_nothing_else() -> None:
+    plain, verbose = make_task("addition", cot=True), make_task("addition", cot=True, rechecks=2)
+    counts = set()
+    for problem in problems(plain, 200, 3):
+        columns = verbose.demonstration(problem).split("\n")[0].split(" ")
+        kept = [column for i, column in enumerate(columns) if column not in columns[:i]]
+        # Different columns may look alike; then the thoughts are compared as sets.
+        assert set(kept) == set(plain.demonstration(problem).split("\n")[0].split(" "))
+        assert verbose.demonstration(problem) == verbose.demonstration(problem)
+        counts |= {columns.count(column) for column in columns}
+    assert {1, 2, 3} <= counts
 
 
 def test_addition_digits_and_carries() -> None:
