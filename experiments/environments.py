@@ -42,6 +42,11 @@ def env_options(env_id: str) -> type:
 
         of_task = options_of("TaskOptions", TASKS[spec.kwargs["task"]], skip=tuple(spec.kwargs))
         options = dataclasses.make_dataclass("EnvOptions", [], bases=(of_task, options), kw_only=True)
+    if spec.namespace == "gui":  # whose constructor hands on what its setup takes
+        from envs.gui.setup import make_setup
+
+        of_setup = options_of("SetupOptions", make_setup, skip=tuple(spec.kwargs))
+        options = dataclasses.make_dataclass("EnvOptions", [], bases=(of_setup, options), kw_only=True)
     return options
 
 

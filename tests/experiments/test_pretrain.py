@@ -153,6 +153,13 @@ def test_held_out_screenshots_are_of_seeds_that_training_never_sees(monkeypatch)
     assert max(training) < EVALUATION_SEEDS <= min(held_out)
 
 
+def test_a_screen_s_options_are_on_the_command_line():
+    options = pretrain.parse(["mae", "gui/click-button-v0", "--env.actions", "grid", "--env.size", "[200, 220]"])
+    assert options.env_kwargs == {"actions": "grid", "size": [200, 220]}
+    env = envs.make_vec("gui/click-button-v0", num_envs=1, **options.env_kwargs)
+    assert env.single_observation_space["screenshot"].shape == (220, 200, 3)
+
+
 def test_refusals_in_one_sentence(refused, tmp_path, mae_run):
     assert "name an objective and an environment" in refused(pretrain.command, ["mae"])
     assert "needs screenshots" in refused(pretrain.command, ["mae", "CartPole-v1"])
