@@ -75,15 +75,16 @@ def decision_gae(
     flat = counts.flatten()
     ends = flat.cumsum(0) - 1
     starts = ends - flat + 1
+    over = torch.maximum(terminated, truncated)
+    after = next_values.clone()
+    after[:-1] = torch.where(over[:-1] > 0, next_values[:-1], values[starts].view(T, N)[1:])
+    if len(values) == T * N:
+        return gae(rewards, values.view(T, N), after, terminated, truncated, gamma, lam).flatten()
     step = torch.repeat_interleave(torch.arange(T * N, device=flat.device), flat)
     decision = torch.arange(len(step), device=flat.device)
     # Each environment's decisions one below the other, [most of an environment, N].
     row, column = (counts.cumsum(0) - counts).flatten()[step] + decision - starts[step], step % N
-    over = torch.maximum(terminated, truncated)
-
     successors = values.roll(-1)
-    after = next_values.clone()
-    after[:-1] = torch.where(over[:-1] > 0, next_values[:-1], values[starts].view(T, N)[1:])
     successors[ends] = after.flatten()
     reward, discount, cut = torch.zeros_like(values), torch.ones_like(values), torch.zeros_like(values)
     reward[ends], cut[ends] = rewards.flatten(), over.flatten()
