@@ -49,6 +49,7 @@ def test_what_tyro_refuses_is_a_sentence(
         CheckpointError("two lines"),
         EnvironmentFailure("two lines"),
         OSError("two lines"),
+        ModuleNotFoundError("two lines"),  # our own, which says what to install
     ],
 )
 def test_mistakes_end_with_a_sentence_and_code_2(
@@ -67,12 +68,13 @@ def test_mistakes_end_with_a_sentence_and_code_2(
         cli.main(command)
 
 
-def test_defects_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("defect", [KeyError("a defect"), ModuleNotFoundError("No module named 'x'", name="x")])
+def test_defects_keep_their_traceback(defect: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def command(argv: list[str]) -> int:
-        raise KeyError("a defect")
+        raise defect
 
     monkeypatch.setattr(sys, "argv", ["prog"])
-    with pytest.raises(KeyError):
+    with pytest.raises(type(defect)):
         cli.main(command)
 
 
