@@ -68,7 +68,13 @@ def merge_steps(obs: Any) -> Any:
 
 def take_rows(obs: Any, index: Tensor) -> Any:
     """The rows `index` [M] of an observation batch."""
-    return map_tree(lambda x: x.take(index) if isinstance(x, Ragged) else x[index], obs)
+
+    def rows(x: Any) -> Any:
+        if isinstance(x, np.ndarray):  # for which a tensor of one element would be a number
+            return x[as_array(index)]
+        return x.take(index) if isinstance(x, Ragged) else x[index]
+
+    return map_tree(rows, obs)
 
 
 @torch.no_grad()
