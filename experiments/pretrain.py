@@ -244,7 +244,9 @@ def train(options: PretrainOptions, learner: Pretraining, run: RunDir) -> None:
             if not options.quiet:
                 say(f"step {learner.step:,}  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
             checkpoint.save(run.checkpoints / "latest", learner.state_dict())
-            save_encoder(learner.encoder, run.path / FILE)
+            save_encoder(
+                learner.encoder, run.path / FILE, ("image",) if options.objective == "mae" else ("image", "text")
+            )
             losses, began = [], time.monotonic()
         if learner.step >= options.steps:
             break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +29,7 @@ class EncoderConfig:
     name: "cnn" (the default: images by a small convolutional network, text by a small transformer), "mlp" (an image is
     the vector of its pixels), "vit", "clip" or "siglip" (small transformers from scratch, of `size`), the path of a
     saved encoder or of a pretraining run, or a folder or hub id of a ViT, CLIP or SigLIP that transformers loads.
-    freeze: towers of images and text stay as they are.
+    freeze: towers of images and text stay as they are; one that a saved encoder lacks is new, and learns.
     """
 
     name: str = "cnn"
@@ -60,12 +60,13 @@ class Encoder(nn.Module):
         kinds = {"image" if is_image(leaf) else type(leaf).__name__ for leaf in named.values()}
         _check_use(config.name, "image" in kinds, "Text" in kinds, space)
         towers = find_towers(config.name, config.size) if kinds & {"image", "Text"} else Towers(None, nn.Identity)
+        self.chosen = towers.chosen
         self.leaves = nn.ModuleDict({_key(name): _leaf_encoder(leaf, towers) for name, leaf in named.items()})
         self.out_dim = sum(cast(int, module.out_dim) for module in self.leaves.values())
         self.grids: dict[str, Grid] = {}
         for name, leaf in named.items():
             tower = self.leaves[_key(name)]
-            if _role(tower) is not None:
+            if _role(tower) in towers.chosen:
                 tower.requires_grad_(not config.freeze)
             if _role(tower) == "image":
                 self.grids[name] = cast(Any, tower).grid(*image_shape(cast(Any, leaf.shape))[:2])
@@ -113,16 +114,18 @@ class Encoder(nn.Module):
         """A name under which `make_encoder` builds the same again, with weights of its own, wherever files have gone:
         what an agent's checkpoint needs to hold beside the weights."""
         given = self.config.name
-        return given if given in NAMES else json.dumps(describe_towers(self.towers(), weights=False))
+        if given in NAMES:
+            return given
+        return json.dumps(describe_towers(self.towers(), weights=False, chosen=self.chosen))
 
 
-def save_encoder(encoder: Encoder, path: str | os.PathLike[str]) -> Path:
+def save_encoder(encoder: Encoder, path: str | os.PathLike[str], roles: Collection[str] = ("image", "text")) -> Path:
     """Write an encoder's towers to one safetensors file, whose path `make_encoder` then takes as a name.
 
-    The first tower of images and the first of text are written; a space with several images gets copies of the one.
-    Raises ValueError for an encoder without towers, OSError where the disk refuses.
+    The first tower of images and the first of text are written (those in `roles`); a space with several images gets
+    copies of the one. Raises ValueError for an encoder without towers, OSError where the disk refuses.
     """
-    towers = encoder.towers()
+    towers = {role: tower for role, tower in encoder.towers().items() if role in roles}
     if not towers:
         raise ValueError("this encoder has neither a tower of images nor one of text: there is nothing to save")
     return save_towers(path, towers)

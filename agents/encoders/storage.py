@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,10 +30,15 @@ FILE = "encoder.safetensors"  # in the directory of a pretraining run
 
 @dataclass
 class Towers:
-    """What turns images of a shape, and texts, into features; no `image`: their pixels are the features."""
+    """What turns images of a shape, and texts, into features; no `image`: their pixels are the features.
+
+    chosen: the roles whose tower is the one asked for. An encoder pretrained on images alone reads by a new text tower,
+    which is not chosen, and must learn even where the encoder is frozen.
+    """
 
     image: Callable[[tuple[int, ...]], nn.Module] | None
     text: Callable[[], nn.Module]
+    chosen: frozenset[str] = frozenset(("image", "text"))
 
 
 def find_towers(name: str, size: Size) -> Towers:
@@ -71,11 +76,13 @@ def find_towers(name: str, size: Size) -> Towers:
     )
 
 
-def describe_towers(towers: Mapping[str, nn.Module], weights: bool) -> dict[str, Any]:
+def describe_towers(
+    towers: Mapping[str, nn.Module], *, weights: bool, chosen: Collection[str] = ("image", "text")
+) -> dict[str, Any]:
     """{"image": ..., "text": ...} as plain data, with weights or without."""
     found: dict[str, Any] = {}
     for what, tower in towers.items():
-        found[what] = {"description": cast(Any, tower).description()}
+        found[what] = {"description": cast(Any, tower).description(), "chosen": what in chosen}
         if weights:
             found[what]["weights"] = tower.state_dict()
     return found
@@ -107,8 +114,11 @@ def _stored(state: Mapping[str, Any], text: Callable[[], nn.Module]) -> Towers:
         _check_channels(tower.channels, shape)
         return tower
 
-    image = stored_image if "image" in state else None
-    return Towers(image, stored_text if "text" in state else text)
+    def no_image(shape: tuple[int, ...]) -> nn.Module:
+        raise ValueError(f"the saved encoder has seen no images; the observation has one of {list(shape)}")
+
+    chosen = frozenset(what for what, tower in state.items() if tower["chosen"])
+    return Towers(stored_image if "image" in state else no_image, stored_text if "text" in state else text, chosen)
 
 
 def _stored_cnn(state: Mapping[str, Any], shape: tuple[int, ...]) -> nn.Module:

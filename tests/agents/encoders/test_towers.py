@@ -209,6 +209,19 @@ def test_frozen_towers_take_no_gradient(freeze):
     assert encoder(observe(space, ["one"])).requires_grad != freeze
 
 
+def test_a_text_tower_that_was_not_saved_learns_beside_a_frozen_image_tower(tmp_path):
+    space = screen()
+    path = save_encoder(tiny(space, "vit"), tmp_path / "eyes", ("image",))
+    first = make_encoder(space, EncoderConfig(str(path), freeze=True))
+    for encoder in (first, make_encoder(space, EncoderConfig(first.name, freeze=True))):
+        assert not any(p.requires_grad for p in encoder.tower("screenshot").parameters())
+        assert all(p.requires_grad for p in encoder.tower("instruction").parameters())
+    read = save_encoder(tiny(space, "clip"), tmp_path / "words", ("text",))
+    assert make_encoder(space["instruction"], str(read)).tower("").kind == "clip"
+    with pytest.raises(ValueError, match="has seen no images"):
+        make_encoder(space, str(read))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_that_features_use_gets_a_gradient(kind):
     space = screen()
