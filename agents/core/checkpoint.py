@@ -42,9 +42,9 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> Path:
     metadata = {FORMAT: json.dumps({"version": VERSION, "state": tree})}
     handle, aside = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     os.close(handle)
-    os.chmod(aside, 0o666 & ~_umask())  # mkstemp makes private files
     try:
         save_file(tensors, aside, metadata)
+        os.chmod(aside, 0o666 & ~_umask())  # mkstemp and safetensors make private files
         with open(aside, "rb") as written:
             os.fsync(written.fileno())
         os.replace(aside, target)

@@ -238,3 +238,9 @@ def test_no_pickle_anywhere(saved, monkeypatch):
     words = ("pickle.", "import pickle", "torch.load", "torch.save", "cloudpickle", "eval(", "exec(")
     found = [(path.name, word) for path in sources for word in words if word in path.read_text().replace(".eval(", "")]
     assert found == []
+
+
+def test_a_checkpoint_is_as_readable_as_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    path = checkpoint.save(tmp_path / "agent", {"weights": torch.zeros(1)})
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
