@@ -32,7 +32,7 @@ class Options:
     metric: str = "eval/mean_reward"
     """The column of progress.csv to draw."""
     by: str = ""
-    """A setting by which to tell curves apart too, as agent.sampling or warmup.episodes."""
+    """A setting by which to tell curves apart too, as agent.sampling or warmup.episodes; method: of long2short."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -165,6 +165,7 @@ def markdown(rows: list[list[Any]]) -> str:
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """Everything that should be alike in the runs of a group."""
     kept = {name: config.get(name) for name in ("total_timesteps", "num_envs", "eval_episodes")}
+    kept["method"] = (config.get("long2short") or {}).get("method", "run")
     for prefix, part in (
         ("agent", config.get("agent")),
         ("env", config.get("env_options")),

@@ -101,7 +101,7 @@ def command(argv: list[str]) -> int:
 
 def load(options: Options) -> Subject:
     """The agent to evaluate, with what is needed to make its environment."""
-    run, path = _locate(options)
+    run, path = locate(options)
     if run is None:
         return _load_bare(path, options.device)
     from experiments.environments import env_options
@@ -210,7 +210,7 @@ def as_text(report: dict[str, float]) -> list[str]:
     ]
 
 
-def _locate(options: Options) -> tuple[RunDir | None, Path]:
+def locate(options: Options) -> tuple[RunDir | None, Path]:
     """The run directory, if any, and the checkpoint file."""
     if options.run.is_file():
         folder = options.run.parent.parent

@@ -24,6 +24,8 @@ def new_learner(options: RunOptions) -> Learner:
     env = envs.make_vec(options.env_id, num_envs=options.num_envs, **options.env_kwargs)
     agent = agents.make(options.algo, env, seed=options.seed, device=options.device, config=options.agent)
     learner = _learner(options, agent, env)
+    if options.init is not None:
+        begin_with(agent, load_agent(options.init, options.device))
     if options.warmup.episodes:
         learner.warm_up = WarmUp(options, agent)
     return learner
@@ -33,6 +35,30 @@ def load_learner(options: RunOptions, path: Path) -> Learner:
     """The agent of a checkpoint, its environments in the state they had where they can give it."""
     env = envs.make_vec(options.env_id, num_envs=options.num_envs, **options.env_kwargs)
     return _learner(options, agents.load(path, env, device=options.device), env)
+
+
+def load_agent(path: Path, device: str = "auto") -> agents.Agent:
+    """The agent of a run directory (its best checkpoint) or of one file. Raises ValueError for one that is not ours."""
+    from experiments.evaluate import Options as Evaluated
+    from experiments.evaluate import load
+
+    found: Any = load(Evaluated(run=path, device=device)).predictor
+    if not isinstance(found, agents.Agent):
+        raise ValueError(f"{path} holds an agent of Stable-Baselines3's; one of this project's is needed")
+    return found
+
+
+def begin_with(agent: agents.Agent, source: agents.Agent) -> None:
+    """Give `agent` the policy and the observation statistics of `source`; raises ValueError where they do not fit."""
+    mine = agent.policy.state_dict()
+    # What the source had not finished (parked responses) is not the policy's.
+    state = {name: mine[name] if name.endswith("_extra_state") else v for name, v in source.policy.state_dict().items()}
+    try:
+        agent.policy.load_state_dict(state)
+        agent.normalizer.load_state_dict(source.normalizer.state_dict())
+    except (KeyError, RuntimeError) as problem:
+        raise ValueError(f"that policy does not fit this run: {problem}") from None
+    agent.imitated()
 
 
 def _learner(options: RunOptions, agent: agents.Agent, env: VectorEnv) -> Learner:

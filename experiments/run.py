@@ -61,7 +61,7 @@ def _resume(options: RunOptions, path: Path) -> int:
             half.unlink()
         latest = run.checkpoints / f"latest{ours.SUFFIX}"
         learner = ours.load_learner(options, latest) if latest.exists() else ours.new_learner(options)
-        step = learner.model.num_timesteps
+        step = learner.model.num_timesteps if latest.exists() else -1  # where nothing is saved, nothing is kept
         if step >= options.total_timesteps:
             print(f"{path} is complete: it has {step:,} steps. --total-timesteps N takes it further.")
             learner.close()

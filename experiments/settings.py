@@ -49,6 +49,8 @@ class RunOptions:
     """Run directory, absent or empty. Unset: runs/<algo>/<env>/seed<S>-<time>."""
     resume: Path | None = None
     """Run directory to go on with from its last checkpoint; other settings then come from its config.yaml."""
+    init: Path | None = None
+    """Run directory or checkpoint whose policy this run begins with, whatever else it does otherwise."""
     device: str = "auto"
     """Where the networks are: auto, cpu, cuda."""
     torch_threads: int = 1
@@ -74,6 +76,9 @@ class RunOptions:
     agent: Any = None
     env: Any = None
 
+    def __post_init__(self) -> None:
+        self.init = None if self.init is None else Path(self.init)  # config.yaml has it as text
+
     def check(self) -> None:
         """Raise ValueError for impossible values."""
         for name in ("total_timesteps", "num_envs", "eval_episodes", "eval_samples", "torch_threads"):
@@ -82,6 +87,8 @@ class RunOptions:
         for name in ("seed", "eval_freq", "checkpoint_freq", "keep_last"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{option(name)} must not be negative, got {getattr(self, name)}")
+        if self.init is not None and self.algo.startswith("sb3/"):
+            raise ValueError(f"--init is for this project's agents; {self.algo} begins with weights of its own")
 
     def config(self) -> dict[str, Any]:
         """All settings as plain values, for config.yaml."""

@@ -66,7 +66,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         every=options.eval_freq,
         total=options.total_timesteps,
         say=talk,
-        at_start=learner.warm_up is not None,
+        at_start=learner.warm_up is not None or (options.init is not None and start == 0),
         also=None if text is None else text.evaluated,
     )
     checkpoints = Checkpoints(
