@@ -26,7 +26,7 @@ ALGORITHMS = ("actor-critic", "ddpg", "kimi", "trpo")
 SB3_ALGORITHMS = ("sb3/a2c", "sb3/ddpg", "sb3/ppo", "sb3/sac", "sb3/td3", "sb3/trpo")
 CONFIGS = Path(__file__).parent / "configs"
 
-TUNABLE = ("total_timesteps", "num_envs", "eval_episodes", "eval_samples", "agent", "warmup")
+TUNABLE = ("total_timesteps", "num_envs", "eval_episodes", "eval_samples", "env", "agent", "warmup")
 # What may differ from the saved configuration when a run is resumed.
 CHANGEABLE = ("total_timesteps", "out", "resume", "progress", "quiet", "debug")
 
@@ -170,7 +170,7 @@ def tuned(algo: str, env_id: str, folder: Path = CONFIGS, model: str = "tiny") -
     """The tuned settings of `algo` on `env_id`: the file's default entry, then patterns, then the id itself.
 
     model: the language model, whose own entry comes after the one for all.
-    Returns a dict with some of the keys `TUNABLE`, `agent` and `warmup` dicts of fields. Unknown keys: ValueError.
+    Returns a dict with some of the keys `TUNABLE`, `env`, `agent` and `warmup` dicts of fields. Unknown keys: ValueError.
     """
     path = folder / f"{file_name(algo)}.yaml"
     if not path.exists():
@@ -182,15 +182,15 @@ def tuned(algo: str, env_id: str, folder: Path = CONFIGS, model: str = "tiny") -
         if wanted in ("", model) and (pattern == "default" or fnmatch.fnmatchcase(env_id, pattern)):
             exactness = 0 if pattern == "default" else 2 if pattern == env_id else 1
             matching.append((exactness, len(wanted) > 0, name))
-    merged: dict[str, Any] = {"agent": {}, "warmup": {}}
+    merged: dict[str, Any] = {"env": {}, "agent": {}, "warmup": {}}
     for _, _, name in sorted(matching, key=lambda match: match[:2]):
         entry = entries[name] or {}
         for key in entry:
             if key not in TUNABLE:
                 raise ValueError(f"{path.name}, {name}: there is no setting {key!r}.{hint(key, TUNABLE)}")
-        for part in ("agent", "warmup"):
+        for part in ("env", "agent", "warmup"):
             merged[part].update(entry.get(part) or {})
-        merged.update({key: value for key, value in entry.items() if key not in ("agent", "warmup")})
+        merged.update({key: value for key, value in entry.items() if key not in ("env", "agent", "warmup")})
     return merged
 
 
@@ -274,9 +274,10 @@ def field_default(field: dataclasses.Field[Any]) -> Any:
 def _tuned_options(algo: str, env_id: str, agent_type: type, env_type: type, model: str | None) -> RunOptions:
     values, where = tuned(algo, env_id, model=model or "tiny"), f"{file_name(algo)}.yaml"
     agent = build(agent_type, values.pop("agent", {}), where)
+    env = build(env_type, values.pop("env", {}), where)
     warmup = _warmup(algo, values.pop("warmup", {}), where)
     kind = _typed(algo, agent_type, env_type)
-    return kind(algo=algo, env_id=env_id, agent=agent, env=env_type(), warmup=warmup, **values)
+    return kind(algo=algo, env_id=env_id, agent=agent, env=env, warmup=warmup, **values)
 
 
 def _warmup(algo: str, values: Mapping[str, Any], where: str) -> Any:

@@ -34,6 +34,7 @@ def test_the_default_entry_gives_way_to_patterns_and_they_to_the_id(configs: Pat
         "total_timesteps": 500,
         "agent": {"gamma": 0.5, "lam": 0.7, "delta": 0.9},
         "warmup": {},
+        "env": {},
     }
     assert tuned("trpo", "HalfCheetah-v5", configs)["agent"]["delta"] == 1e-3
     assert tuned("trpo", "CartPole-v1", configs)["num_envs"] == 3
@@ -42,13 +43,18 @@ def test_the_default_entry_gives_way_to_patterns_and_they_to_the_id(configs: Pat
 
 def test_an_entry_for_one_language_model_comes_after_the_one_for_all(configs: Path) -> None:
     (configs / "kimi.yaml").write_text("""
-    "text/* @ tiny": {agent: {tau: 1.0}, warmup: {episodes: 5}}
+    "text/* @ tiny": {agent: {tau: 1.0}, env: {cot: true}, warmup: {episodes: 5}}
     "text/*": {agent: {tau: 2.0, epochs: 3}}
     "text/* @ big": {num_envs: 9}
     """)
-    assert tuned("kimi", "text/a", configs) == {"agent": {"tau": 1.0, "epochs": 3}, "warmup": {"episodes": 5}}
+    assert tuned("kimi", "text/a", configs) == {
+        "agent": {"tau": 1.0, "epochs": 3},
+        "env": {"cot": True},
+        "warmup": {"episodes": 5},
+    }
     assert tuned("kimi", "text/a", configs, "big") == {
         "agent": {"tau": 2.0, "epochs": 3},
+        "env": {},
         "warmup": {},
         "num_envs": 9,
     }
