@@ -125,11 +125,21 @@ class LanguagePolicy(nn.Module):
     # --- scoring ------------------------------------------------------------------------------------------------
 
     def micro_batches(self, prompts: Sequence[Tensor], responses: Sequence[Tensor]) -> list[list[int]]:
-        """Indices of the rows, cut into passes of at most `micro_batch_tokens` tokens; equal prompts share one.
+        """Indices of the rows, cut into parts of at most `micro_batch_tokens` tokens; equal prompts share one.
 
-        A training step that goes through them one by one, with a backward pass each, needs memory for one alone.
+        A training step that goes through them one by one, with a backward pass each, needs memory for one alone. A part
+        may be several passes, so that what fits in memory stays one graph, which TRPO goes through many times.
         """
-        return [[i for pack in packs for i in pack.rows] for packs in self._plan(prompts, responses)]
+        parts: list[list[int]] = []
+        room = 0
+        for packs in self._plan(prompts, responses):
+            tokens = len(packs) * max(pack.length for pack in packs)
+            if not parts or tokens > room:
+                parts.append([])
+                room = self.micro_batch_tokens
+            room -= tokens
+            parts[-1] += [i for pack in packs for i in pack.rows]
+        return parts
 
     def _plan(self, prompts: Sequence[Tensor], responses: Sequence[Tensor]) -> list[list[Pack]]:
         backbone, most = self.backbone, self.micro_batch_tokens
