@@ -90,7 +90,7 @@ def test_general_help_needs_neither_algorithm_nor_environment() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("default: {num_env: 3}", "trpo.yaml, default: there is no setting 'num_env'. Did you mean num_envs?"),
+        ("default: {num_env: 3}", "trpo.yaml, default: there is no setting 'num_env'. Did you mean num_envs"),
         ("default: {agent: {lamb: 3}}", "trpo.yaml: there is no setting 'lamb'. Did you mean lam"),
     ],
 )
