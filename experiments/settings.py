@@ -170,8 +170,8 @@ def tuned(algo: str, env_id: str, folder: Path = CONFIGS, model: str = "tiny") -
     """The tuned settings of `algo` on `env_id`: the file's default entry, then patterns, then the id itself.
 
     model: the language model, whose own entry comes after the one for all.
-    Returns a dict with some of the keys `TUNABLE`; `env`, `agent` and `warmup` are dicts of fields. Raises ValueError for
-    unknown keys.
+    Returns a dict with some of the keys `TUNABLE`, of which `env`, `agent` and `warmup` are dicts of fields. Raises
+    ValueError for unknown keys.
     """
     path = folder / f"{file_name(algo)}.yaml"
     if not path.exists():
