@@ -7,6 +7,7 @@ their ids is asked for. It knows nothing of agents or experiments.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import importlib
 import importlib.util
 import warnings
@@ -17,7 +18,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-__all__ = ["find_spec", "make_vec", "nearest"]
+__all__ = ["find_ids", "find_spec", "make_vec", "nearest"]
 
 # The packages that register ids, by the namespace that stands before the slash.
 _NAMESPACES = {
@@ -94,6 +95,29 @@ def find_spec(id: str) -> gym.envs.registration.EnvSpec:
         hint = f" Did you mean {' or '.join(likely)}?" if likely else ""
         raise ValueError(f"There is no environment {id!r}.{hint}")
     return gym.registry[id]
+
+
+def find_ids(pattern: str) -> list[str]:
+    """The registered ids that match a shell pattern such as "gui/click-*", in the order in which they were registered.
+
+    The pattern need not spell out the version. Raises ValueError where nothing matches.
+    """
+    namespace = pattern.split("/")[0]
+    for known in _NAMESPACES:
+        if fnmatch.fnmatchcase(known, namespace):
+            _register(known)
+    found = [
+        id for id in gym.registry if fnmatch.fnmatchcase(id, pattern) or fnmatch.fnmatchcase(_unversioned(id), pattern)
+    ]
+    if not found:
+        likely = nearest(pattern, gym.registry)
+        hint = f" Did you mean {' or '.join(likely)}?" if likely else ""
+        raise ValueError(f"No environment is called {pattern!r}.{hint}")
+    return found
+
+
+def _unversioned(id: str) -> str:
+    return id.rsplit("-v", 1)[0]
 
 
 def _register(namespace: str | None) -> None:

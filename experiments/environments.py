@@ -46,8 +46,14 @@ def env_options(env_id: str) -> type:
         from envs.gui.setup import make_setup
 
         of_setup = options_of("SetupOptions", make_setup, skip=tuple(spec.kwargs))
-        options = dataclasses.make_dataclass("EnvOptions", [], bases=(of_setup, options), kw_only=True)
+        fields = [] if is_single_task(spec) else [("task", tuple[str, ...], tuple(spec.kwargs["task"]))]
+        options = dataclasses.make_dataclass("EnvOptions", fields, bases=(of_setup, options), kw_only=True)
     return options
+
+
+def is_single_task(spec: Any) -> bool:
+    """Whether the environment of a spec is one task, rather than a mixture from which each episode's seed draws."""
+    return isinstance(spec.kwargs.get("task", ""), str)
 
 
 def make_eval_env(env_id: str, episodes: int, env_kwargs: dict[str, Any]) -> VectorEnv:

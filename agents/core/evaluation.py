@@ -29,12 +29,18 @@ class EpisodeStats:
 
 @dataclass(frozen=True)
 class WatchedStep:
-    """One step of N environments: what was observed, done and earned. episode: int64 [N], -1 where nothing counts."""
+    """One step of N environments: what was observed, done and earned, and what came of it.
+
+    next_obs: what followed, before any reset; done: bool [N], where an episode ended; episode: int64 [N], -1 where
+    nothing counts.
+    """
 
     obs: Any
     actions: Any
     rewards: np.ndarray
     infos: Mapping[str, Any]
+    next_obs: Any
+    done: np.ndarray
     episode: np.ndarray
 
 
@@ -69,11 +75,11 @@ def evaluate(
         actions, _ = agent.predict(obs, deterministic=deterministic)
         seen = obs
         obs, rewards, terminated, truncated, infos = env.step(actions)
-        if watch is not None:
-            watch(WatchedStep(seen, actions, rewards, infos, np.where(active, running, -1)))
         np.add.at(returns, running[active], rewards[active])
         np.add.at(lengths, running[active], 1)
         done = terminated | truncated
+        if watch is not None:
+            watch(WatchedStep(seen, actions, rewards, infos, obs, done, np.where(active, running, -1)))
         if done.any():
             seeds: list[int | None] = [None] * n
             for i in np.flatnonzero(done):

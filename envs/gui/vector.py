@@ -33,8 +33,8 @@ class GuiVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
     tells why.
 
     infos, with Gymnasium's `_name` masks: at reset `seed`, `difficulty`, `task`, `pointer`; at a step `success`,
-    `reason` ("success", "wrong" or "step limit" where the episode ended), `malformed`, `action` (as UI-TARS's text)
-    and `pointer` (int64 [N, 2], column and row).
+    `reason` ("success", "wrong" or "step limit" where the episode ended), `malformed`, `action` (as UI-TARS's text),
+    `task` and `pointer` (int64 [N, 2], column and row).
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": ["rgb_array"]}
@@ -107,7 +107,8 @@ class GuiVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
             episode = self._episodes[i]
             if episode is None or episode.done:
                 raise ResetNeeded(f"The episode of environment {i} has ended (or not begun): reset it before it acts.")
-        infos = self._empty_infos(acting, success=np.bool_, reason=object, malformed=object, action=object)
+        strings = dict.fromkeys(("reason", "malformed", "action", "task"), object)
+        infos = self._empty_infos(acting, success=np.bool_, **strings)
         for i in acting:
             episode = self._episodes[i]
             assert episode is not None
@@ -123,6 +124,7 @@ class GuiVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
             terminated[i], truncated[i] = outcome.terminated, outcome.truncated
             infos["success"][i] = outcome.reward > 0
             infos["reason"][i] = outcome.reason
+            infos["task"][i] = episode.task.name
         self._add_pointers(infos, acting)
         return self.observe(), rewards, terminated, truncated, infos
 

@@ -68,5 +68,7 @@ def test_several_samples_of_each_seed_and_what_a_watcher_sees():
             lengths[step.episode[i]] += 1
             assert step.actions[i] == Cycling().predict(step.obs[i : i + 1])[0][0]
             assert step.obs[i][2] == step.infos["t"][i] - 1  # the observation before the step
+            assert step.next_obs[i][2] == step.infos["t"][i]  # and that behind it, were it the last of the episode
+            assert step.done[i] == (lengths[step.episode[i]] == stats.lengths[step.episode[i]])
     assert returns.tolist() == stats.returns.tolist()
     assert lengths.tolist() == stats.lengths.tolist()
