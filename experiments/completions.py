@@ -8,7 +8,7 @@ problems each time, so that one can be followed through the training; TensorBoar
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,13 +24,13 @@ from agents.core.evaluation import EpisodeStats, WatchedStep, evaluate
 from agents.core.spaces import decode_text, observation_tensors
 from agents.core.tasks import EVALUATION_SEEDS
 from agents.policies.generation import STOP_REASONS, Response
+from experiments.logs import NOT_TABLES
+from experiments.results import SUCCESS
 from experiments.rundir import RunDir
 from experiments.statistics import pass_at_k
 
-SUCCESS = 1.0  # return from which a problem counts as solved
 PER_ITERATION = 4  # responses kept of an iteration
 PER_EVALUATION = 16  # problems whose responses are kept of an evaluation
-_NOT_TABLES = ("csv", "json", "log", "stdout")
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,20 @@ def evaluate_text(
     deterministic: bool = True,
     samples: int = 1,
     problems: int | None = None,
+    watch: Callable[[WatchedStep], None] | None = None,
 ) -> TextStats:
     """`evaluate`, and pass@k for k = 1, 2, 4, ..., samples from so many responses drawn to each problem.
 
     samples: 1 leaves pass@k out; problems: how many of them, the first ones, it is measured on (all).
     """
     listener = _Listener(agent, episodes)
-    stats = evaluate(listener, env, episodes, seed=seed, deterministic=deterministic, watch=listener.watch)
+
+    def see(step: WatchedStep) -> None:
+        listener.watch(step)
+        if watch is not None:
+            watch(step)
+
+    stats = evaluate(listener, env, episodes, seed=seed, deterministic=deterministic, watch=see)
     pass_at = {}
     if samples > 1:
         count = problems or episodes
@@ -189,7 +196,7 @@ class TextLog(BaseCallback):
 def log_completions(logger: Logger, run: RunDir, timesteps: int, phase: str, completions: Sequence[Completion]) -> None:
     """Append to completions.jsonl, and record for TensorBoard as text. phase: training or evaluation."""
     run.append_completions([{"timesteps": timesteps, "phase": phase, **asdict(one)} for one in completions])
-    logger.record(f"completions/{phase}", markdown(completions), exclude=_NOT_TABLES)
+    logger.record(f"completions/{phase}", markdown(completions), exclude=NOT_TABLES)
 
 
 def markdown(completions: Sequence[Completion]) -> str:

@@ -56,6 +56,14 @@ def is_single_task(spec: Any) -> bool:
     return isinstance(spec.kwargs.get("task", ""), str)
 
 
+def sees_screens(env: VectorEnv) -> bool:
+    """Whether observations are those of a screen: a screenshot and an instruction."""
+    from gymnasium import spaces
+
+    space = env.single_observation_space
+    return isinstance(space, spaces.Dict) and {"screenshot", "instruction"} <= space.spaces.keys()
+
+
 def make_eval_env(env_id: str, episodes: int, env_kwargs: dict[str, Any]) -> VectorEnv:
     """Environments for evaluations of so many episodes, apart from those of training.
 

@@ -1,10 +1,11 @@
-"""Measure a trained agent: `python -m experiments.evaluate RUN_DIR [--episodes 20] [--video]`."""
+"""Measure a trained agent: `python -m experiments.evaluate RUN_DIR [--episodes 20] [--video] [--suite 'gui/*']`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +15,11 @@ import tyro
 from experiments import cli
 from experiments.rundir import RunDir, open_run
 from experiments.settings import check_device
-from experiments.video import check_imageio, record_episode
+from experiments.video import check_imageio, record_episode, write_moments
 
 if TYPE_CHECKING:
-    from agents.core.evaluation import EpisodeStats, Predictor
+    from agents.core.evaluation import EpisodeStats, Predictor, WatchedStep
+    from experiments.screens import Watcher
 
 
 @dataclass(kw_only=True)
@@ -38,8 +40,12 @@ class Options:
     """Text: responses to draw to each problem besides, for pass@k."""
     device: str = "auto"
     """Where the networks are: auto, cpu, cuda."""
+    suite: str | None = None
+    """Measure, instead of the run's own environment, all whose ids match: 'gui/*', 'chromium/click-*'."""
+    random: bool = False
+    """Measure random actions too, in the same episodes."""
     video: bool = False
-    """Record one episode as a video in the run directory."""
+    """Record one episode as a video in the run directory; of screens a few, with pointer and actions drawn in."""
     json: bool = False
     """Print one JSON object, the single episodes included."""
     debug: bool = False
@@ -74,12 +80,20 @@ def command(argv: list[str]) -> int:
         check_imageio()
     import torch
 
+    from experiments.screens import Watcher, by_task
+    from experiments.suite import as_table
+
     check_device(options.device)
     torch.set_num_threads(1)
     subject = load(options)
     if options.samples > 1 and not answers_text(subject):
         raise ValueError(f"--samples is for text environments; {subject.env_id} is none")
-    stats = measure(subject, options.episodes, options.seed, not options.stochastic, options.samples)
+    if options.suite is not None:
+        return _suite(subject, options)
+    watcher = Watcher(subject.env_id, agent=subject.predictor)
+    stats = measure(
+        subject, options.episodes, options.seed, not options.stochastic, options.samples, watch=watcher.watch
+    )
     report = summarise(stats)
     episodes = {"returns": stats.returns.tolist(), "lengths": stats.lengths.tolist()}
     lines = as_text(report)
@@ -87,6 +101,14 @@ def command(argv: list[str]) -> int:
         found = of_text(stats)
         report, lines = {**report, **found}, as_problems(found)
         episodes["tokens"] = stats.tokens.tolist()  # type: ignore[attr-defined]
+    chance = at_random(subject, options.episodes, options.seed) if options.random else None
+    if chance is not None:
+        report["random_mean"] = float(chance.returns.mean())
+        lines.append(f"  random actions        {report['random_mean']:.2f} mean return")
+    if len(set(watcher.tasks)) > 1:
+        random = None if chance is None else {one.task: one for one in by_task(watcher.tasks, chance)}
+        lines += as_table(by_task(watcher.tasks, stats), random)
+        episodes["tasks"] = watcher.tasks
     if options.json:
         about = {"algo": subject.algo, "env": subject.env_id, "checkpoint": str(subject.checkpoint)}
         print(json.dumps({**about, **report, **episodes}))
@@ -94,8 +116,40 @@ def command(argv: list[str]) -> int:
         print(f"{subject.algo} on {subject.env_id}, {subject.checkpoint}, {len(stats.returns)} episodes")
         print("\n".join(lines))
     if options.video:
-        video = record(subject, options)
+        video = record(subject, options, watcher)
         print(f"  video                 {video}", file=sys.stderr if options.json else sys.stdout)
+    return 0
+
+
+def _suite(subject: Subject, options: Options) -> int:
+    """The part of `command` that measures a suite."""
+    from experiments.suite import as_table, run_suite
+
+    assert options.suite is not None
+    suite = run_suite(
+        subject.predictor,
+        options.suite,
+        subject.env_kwargs,
+        episodes=options.episodes,
+        seed=first_seed(options.seed),
+        deterministic=not options.stochastic,
+        random=options.random,
+        keep=int(options.video),
+    )
+    folder = subject.checkpoint.parent if subject.run is None else subject.run.path
+    title = f"{subject.algo} trained on {subject.env_id}: {options.suite}"
+    files = suite.write(folder, title)
+    if suite.moments:
+        files += write_moments(suite.moments, folder / suite.name)
+    if options.json:
+        about = {"algo": subject.algo, "env": subject.env_id, "checkpoint": str(subject.checkpoint)}
+        print(json.dumps({**about, "suite": options.suite, "tasks": suite.rows(), "refused": suite.refused}))
+        return 0
+    print(f"{title}, {subject.checkpoint}, {options.episodes} episodes of each")
+    print("\n".join(as_table(suite.results, suite.random)))
+    if suite.refused:
+        print(f"  left out, their spaces being others: {', '.join(suite.refused)}")
+    print(f"  files                 {', '.join(str(file) for file in files)}")
     return 0
 
 
@@ -128,21 +182,51 @@ def answers_text(subject: Subject) -> bool:
     return isinstance(getattr(subject.predictor, "action_space", None), spaces.Text)
 
 
-def measure(subject: Subject, episodes: int, seed: int, deterministic: bool, samples: int = 1) -> EpisodeStats:
-    """Run `episodes` episodes with the policy of `subject`; samples: responses drawn besides, see `evaluate_text`."""
+def measure(
+    subject: Subject,
+    episodes: int,
+    seed: int,
+    deterministic: bool,
+    samples: int = 1,
+    watch: Callable[[WatchedStep], None] | None = None,
+) -> EpisodeStats:
+    """Run `episodes` episodes with the policy of `subject`.
+
+    samples: responses drawn besides, see `evaluate_text`; watch: is shown every step on screens.
+    """
     from agents.core.evaluation import evaluate
-    from experiments.environments import make_eval_env
+    from experiments.environments import make_eval_env, sees_screens
 
     env = make_eval_env(subject.env_id, episodes, subject.env_kwargs)
     agent: Any = subject.predictor
+    watch = watch if sees_screens(env) else None
     try:
         if answers_text(subject):
             from experiments.completions import evaluate_text
 
             return evaluate_text(
-                agent, env, episodes, seed=first_seed(seed), deterministic=deterministic, samples=samples
+                agent,
+                env,
+                episodes,
+                seed=first_seed(seed),
+                deterministic=deterministic,
+                samples=samples,
+                watch=watch,
             )
-        return evaluate(agent, env, episodes, seed=first_seed(seed), deterministic=deterministic)
+        return evaluate(agent, env, episodes, seed=first_seed(seed), deterministic=deterministic, watch=watch)
+    finally:
+        env.close()
+
+
+def at_random(subject: Subject, episodes: int, seed: int) -> EpisodeStats:
+    """The episodes of `measure` with random actions."""
+    from agents.core.evaluation import evaluate
+    from experiments.environments import make_eval_env
+    from experiments.suite import RandomPolicy
+
+    env = make_eval_env(subject.env_id, episodes, subject.env_kwargs)
+    try:
+        return evaluate(RandomPolicy(env, seed), env, episodes, seed=first_seed(seed))
     finally:
         env.close()
 
@@ -242,10 +326,13 @@ def _load_bare(path: Path, device: str) -> Subject:
     return Subject(agent, path, state["algorithm"], made["id"], made["kwargs"], None)
 
 
-def record(subject: Subject, options: Options) -> Path:
-    """Record the first episode that was measured; returns the video file."""
+def record(subject: Subject, options: Options, watcher: Watcher) -> Path:
+    """Record the first episode that was measured, of screens those that `watcher` kept; returns the video file."""
     folder = subject.checkpoint.parent if subject.run is None else subject.run.path / "videos"
     folder.mkdir(exist_ok=True)
+    if watcher.episodes:
+        moments = [moment for episode in watcher.episodes for moment in episode]
+        return write_moments(moments, folder / subject.checkpoint.stem)[-1]
     return record_episode(
         subject.predictor,
         subject.env_id,

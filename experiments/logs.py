@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ from stable_baselines3.common.logger import (
 from experiments.rundir import RunDir, csv_line, read_header, read_rows, write_aside
 
 CONSOLE_INTERVAL = 60.0  # seconds between two tables
+NOT_TABLES = ("csv", "json", "log", "stdout")  # what text and pictures are excluded from
+
+
+@dataclass(frozen=True)
+class Gif:
+    """An animated GIF, which TensorBoard shows among the images."""
+
+    content: bytes
 
 
 class CsvFormat(KVWriter):
@@ -85,6 +94,18 @@ class TensorBoardFormat(TensorBoardOutputFormat):
         purge = None if resumed_at is None else resumed_at + 1
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge)
         self._is_closed = False
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """As Stable-Baselines3's, and GIFs as they are: its `Video` needs moviepy to make them."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        super().write(key_values, key_excluded, step)
+        gifs = [(key, value) for key, value in key_values.items() if isinstance(value, Gif)]
+        for key, value in gifs:
+            image = Summary.Image(encoded_image_string=value.content, colorspace=3)
+            self.writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=key, image=image)]), step)
+        if gifs:
+            self.writer.flush()
 
 
 def make_logger(run: RunDir, *, resumed_at: int | None = None, quiet: bool = False) -> Logger:

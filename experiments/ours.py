@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv
 import agents
 import envs
 from agents.core.evaluation import EpisodeStats, evaluate
-from experiments.environments import make_eval_env
+from experiments.environments import make_eval_env, sees_screens
 from experiments.settings import RunOptions
 from experiments.training import Learner
 from experiments.warmup import WarmUp
@@ -65,13 +65,24 @@ def _learner(options: RunOptions, agent: agents.Agent, env: VectorEnv) -> Learne
     model: Any = agent
     eval_env = make_eval_env(options.env_id, options.eval_episodes, options.env_kwargs)
 
+    watcher = None
+    if sees_screens(eval_env):
+        from experiments.screens import Watcher
+
+        watcher = Watcher(options.env_id, agent=agent)
+
     def evaluate_agent() -> EpisodeStats:
+        if watcher is not None:
+            watcher.begin()
+        watch = None if watcher is None else watcher.watch
         if isinstance(agent.action_space, spaces.Text):
             from experiments.completions import evaluate_text
 
             samples, problems = options.eval_samples, max(1, options.eval_episodes // options.eval_samples)
-            return evaluate_text(agent, eval_env, options.eval_episodes, samples=samples, problems=problems)
-        return evaluate(model, eval_env, options.eval_episodes)
+            return evaluate_text(
+                agent, eval_env, options.eval_episodes, samples=samples, problems=problems, watch=watch
+            )
+        return evaluate(model, eval_env, options.eval_episodes, watch=watch)
 
     def save(path: Path, exact: bool) -> None:
         agent.save(path.with_name(path.name + SUFFIX), exact=exact)
@@ -80,4 +91,4 @@ def _learner(options: RunOptions, agent: agents.Agent, env: VectorEnv) -> Learne
         env.close()
         eval_env.close()
 
-    return Learner(agent, evaluate_agent, save, close)
+    return Learner(agent, evaluate_agent, save, close, watcher=watcher)

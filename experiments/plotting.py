@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from experiments.statistics import t_interval
 
 if TYPE_CHECKING:
     from experiments.compare import Group
+    from experiments.screens import TaskResult
 
 
 def plot_curve(run: RunDir, title: str) -> None:
@@ -89,6 +90,30 @@ def plot_groups(groups: Sequence[Group], metric: str, path: Path) -> None:
         axes.set_visible(False)
     if any(len(group.runs) > 1 for group in groups):
         figure.supxlabel("thick: mean over seeds; band: its 95% t-interval; thin: single seeds", fontsize="small")
+    _save(figure, path)
+
+
+def plot_success(
+    results: Sequence[TaskResult], path: Path, title: str, random: Mapping[str, TaskResult] | None = None
+) -> None:
+    """One bar a task, with the 95% interval of its success; random: results of random actions, to stand beside it."""
+    figure = Figure(figsize=(7, 0.9 + 0.32 * len(results)), layout="constrained")
+    axes = figure.subplots()
+    at = np.arange(len(results))
+    success, low, high = (np.array([getattr(one, name) for one in results]) for name in ("success", "low", "high"))
+    height = 0.75 if random is None else 0.5
+    around = np.stack((success - low, high - success)).clip(min=0)
+    axes.barh(at, success, height, xerr=around, color="C0", ecolor="0.4", label="policy, 95% interval")
+    if random is not None:
+        chance = [random[one.task].success for one in results]
+        axes.barh(at + 0.4, chance, 0.25, color="0.6", label="random actions")
+        axes.legend(loc="best", fontsize="small")
+    axes.set_yticks(at + (0 if random is None else 0.13), [one.task for one in results])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("share of episodes that succeeded")
+    axes.set_title(title)
+    axes.grid(alpha=0.3, axis="x")
     _save(figure, path)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from experiments.rundir import RunDir
 
 FINAL = 10  # evaluations that make up the final mean
+SUCCESS = 1.0  # return from which an episode with a reward for success counts as one
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""A run directory: its layout, its config.yaml and its two CSV files.
+"""A run directory: its layout, its config.yaml and its CSV files.
 
     config.yaml        everything resolved: settings, versions, the command
     progress.csv       one row per logged iteration, Stable-Baselines3's metric names as columns
     evaluations.csv    one row per evaluation
     completions.jsonl  text environments: sampled responses, one JSON object a line
+    success.csv        screens: success per task, one row per evaluation and task; success.png draws the last one
+    screens/           screens: the first episodes of each evaluation, step-<N>.gif, and heat maps, step-<N>.png
     curve.png          the learning curve
     events.out.*       TensorBoard
     checkpoints/       latest, best and step-<N>
@@ -41,6 +43,7 @@ EVALUATION_COLUMNS = (
     "mean_ep_length",
     "episodes",
 )
+SUCCESS_COLUMNS = ("timesteps", "task", "episodes", "success")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,14 @@ class RunDir:
     @property
     def completions(self) -> Path:
         return self.path / "completions.jsonl"
+
+    @property
+    def success(self) -> Path:
+        return self.path / "success.csv"
+
+    @property
+    def screens(self) -> Path:
+        return self.path / "screens"
 
     @property
     def curve(self) -> Path:
@@ -97,6 +108,17 @@ class RunDir:
         """The rows of evaluations.csv, in order; a half-written last row is left out."""
         return [{key: float(value) for key, value in row.items()} for row in read_rows(self.evaluations)]
 
+    def append_success(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows to success.csv; each has the keys `SUCCESS_COLUMNS`."""
+        new = not self.success.exists()
+        with self.success.open("a", newline="") as file:
+            text = csv_line(SUCCESS_COLUMNS) if new else ""
+            file.write(text + "".join(csv_line([row[column] for column in SUCCESS_COLUMNS]) for row in rows))
+
+    def read_success(self) -> list[dict[str, str]]:
+        """The rows of success.csv, in order; a half-written last row is left out."""
+        return list(read_rows(self.success))
+
     def append_completions(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add one line a row to completions.jsonl; each row tells its `timesteps`."""
         with self.completions.open("a", newline="\n") as file:
@@ -111,9 +133,10 @@ class RunDir:
         return list(read_rows(self.progress))
 
     def cut_after(self, timesteps: int) -> None:
-        """Drop the rows of both CSV files, and the completions, that were written after `timesteps`."""
+        """Drop the rows of the CSV files, and the completions, that were written after `timesteps`."""
         cut_rows(self.progress, "time/total_timesteps", timesteps)
         cut_rows(self.evaluations, "timesteps", timesteps)
+        cut_rows(self.success, "timesteps", timesteps)
         if self.completions.exists():
             lines = _whole_lines(self.completions)
             write_aside(self.completions, "".join(line for line in lines if json.loads(line)["timesteps"] <= timesteps))

@@ -28,6 +28,7 @@ from experiments.warmup import WarmUp
 
 if TYPE_CHECKING:
     from experiments.completions import TextLog
+    from experiments.screens import ScreenLog, Watcher
 
 
 @dataclass
@@ -46,6 +47,8 @@ class Learner:
     """Whether a run can go on from a checkpoint; if so, it is stopped only between iterations."""
     warm_up: WarmUp | None = None
     """What the agent is to learn from demonstrations before anything else."""
+    watcher: Watcher | None = None
+    """On screens: what saw the last evaluation."""
 
 
 def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | None = None) -> int:
@@ -58,7 +61,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
     talk: Callable[[str], None] = (lambda text: None) if options.quiet else say
     logger = make_logger(run, resumed_at=resumed_at, quiet=options.quiet)
     learner.model.set_logger(logger)
-    text = _text_log(learner, run)
+    logs = _logs(learner, run)
     evaluation = Evaluation(
         run,
         learner.evaluate,
@@ -67,7 +70,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         total=options.total_timesteps,
         say=talk,
         at_start=learner.warm_up is not None or (options.init is not None and start == 0),
-        also=None if text is None else text.evaluated,
+        also=lambda stats: "".join(log.evaluated(stats) for log in logs),
     )
     checkpoints = Checkpoints(
         run,
@@ -77,7 +80,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         at_start=learner.warm_up is not None,
     )
     stop = Stop(between_iterations=learner.resumable)
-    callbacks: list[BaseCallback] = [evaluation, checkpoints, stop, *([] if text is None else [text])]
+    callbacks: list[BaseCallback] = [evaluation, checkpoints, stop, *logs]
     bar, bars = None, options.progress and not options.quiet and sys.stderr.isatty()
     if bars:
         bar = Progress(options.total_timesteps, start)
@@ -133,12 +136,18 @@ def close_run(options: RunOptions, run: RunDir, speed: str | None = None, resuma
     say("\n".join(lines))
 
 
-def _text_log(learner: Learner, run: RunDir) -> TextLog | None:
-    if not isinstance(learner.model.action_space, spaces.Text):
-        return None
-    from experiments.completions import TextLog  # which brings transformers
+def _logs(learner: Learner, run: RunDir) -> list[TextLog | ScreenLog]:
+    """What else is to be looked at of runs that answer text, and of those on screens."""
+    logs: list[TextLog | ScreenLog] = []
+    if isinstance(learner.model.action_space, spaces.Text):
+        from experiments.completions import TextLog  # which brings transformers
 
-    return TextLog(run)
+        logs.append(TextLog(run))
+    if learner.watcher is not None:
+        from experiments.screens import ScreenLog
+
+        logs.append(ScreenLog(run, learner.watcher))
+    return logs
 
 
 def _draw(options: RunOptions, run: RunDir) -> str:

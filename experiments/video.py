@@ -1,14 +1,16 @@
-"""One episode as a video: MP4 where ffmpeg is at hand, else GIF. Needs imageio (the extra `video`)."""
+"""Episodes as videos: MP4 where ffmpeg is at hand, else GIF; of screens both. Needs imageio (the extra `video`)."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.environments import make_single
+from experiments.frames import Moment, film, gif
 
 if TYPE_CHECKING:
     from agents.core.evaluation import Predictor
@@ -49,6 +51,22 @@ def record_episode(
     finally:
         env.close()
     return path
+
+
+def write_moments(moments: Sequence[Moment], path: Path) -> list[Path]:
+    """Screens one after another, as `path`.gif and, where ffmpeg is at hand, as `path`.mp4 too; returns the files."""
+    import imageio.v2 as imageio
+
+    files = [path.with_name(path.name + ".gif")]
+    files[0].write_bytes(gif(moments))
+    if importlib.util.find_spec("imageio_ffmpeg") is not None:
+        files.append(path.with_name(path.name + ".mp4"))
+        options: dict[str, Any] = {"fps": 2, "macro_block_size": 1}
+        with imageio.get_writer(files[1], **options) as opened:
+            writer: Any = opened
+            for frame in film(moments, rate=2):
+                writer.append_data(frame)
+    return files
 
 
 def _frame(env: Any) -> np.ndarray:
