@@ -119,6 +119,8 @@ def describe(space: spaces.Space) -> dict[str, Any]:
             return {"type": "Dict", "spaces": {key: describe(child) for key, child in space.spaces.items()}}
         case spaces.Tuple():
             return {"type": "Tuple", "spaces": [describe(child) for child in space.spaces]}
+        case spaces.OneOf():
+            return {"type": "OneOf", "spaces": [describe(child) for child in space.spaces]}
     raise ValueError(f"cannot store a description of the space {space}")
 
 
@@ -141,6 +143,8 @@ def rebuild(description: Mapping[str, Any]) -> spaces.Space:
             return spaces.Dict(OrderedDict((key, rebuild(child)) for key, child in d["spaces"].items()))
         case "Tuple":
             return spaces.Tuple([rebuild(child) for child in d["spaces"]])
+        case "OneOf":
+            return spaces.OneOf([rebuild(child) for child in d["spaces"]])
     raise ValueError(f"unknown space type {d['type']!r}")
 
 
@@ -153,10 +157,10 @@ def same(a: spaces.Space, b: spaces.Space) -> bool:
         assert isinstance(a, spaces.Dict)
         assert isinstance(b, spaces.Dict)
         return a.spaces.keys() == b.spaces.keys() and all(same(a[key], b[key]) for key in a.spaces)
-    if da["type"] == "Tuple":
-        assert isinstance(a, spaces.Tuple)
-        assert isinstance(b, spaces.Tuple)
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if da["type"] in ("Tuple", "OneOf"):
+        assert isinstance(a, spaces.Tuple | spaces.OneOf)
+        assert isinstance(b, spaces.Tuple | spaces.OneOf)
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a.spaces, b.spaces, strict=True))
     if da["type"] == "Box":
         return a.shape == b.shape and np.array_equal(da["low"], db["low"]) and np.array_equal(da["high"], db["high"])
     return all(np.array_equal(da[key], db[key]) for key in da)

@@ -20,10 +20,11 @@ from agents.core import checkpoint
 from agents.core.errors import nearest
 from agents.encoders.cnn import CNN, image_shape
 from agents.encoders.features import Size
+from agents.encoders.reader import ByteReader, ScreenReader
 
 # images and text import transformers, which takes seconds and memory: only what needs them does.
 
-NAMES = ("cnn", "mlp", "vit", "clip", "siglip")
+NAMES = ("cnn", "mlp", "reader", "vit", "clip", "siglip")
 PRETRAINED = ("vit", "clip", "clip_vision_model", "siglip", "siglip_vision_model")  # transformers' names
 FILE = "encoder.safetensors"  # in the directory of a pretraining run
 
@@ -58,6 +59,8 @@ def find_towers(name: str, size: Size) -> Towers:
         return Towers(None, text)
     if name == "cnn":
         return Towers(CNN, text)
+    if name == "reader":
+        return Towers(ScreenReader, ByteReader)
     if name in NAMES:
         return Towers(image, text)
     if name.startswith("{"):

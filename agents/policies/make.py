@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 
 from agents.encoders import EncoderConfig
+from agents.policies.pointer import PointerPolicy
 from agents.policies.policy import Policy
 from agents.policies.stochastic import StochasticPolicy
 
@@ -65,7 +66,8 @@ def make_policy(
     device: torch.device | str = "cpu",
     token_budget: int = 0,
 ) -> Policy:
-    """The stochastic policy for these spaces: a language model for Text, else an encoder and a distribution.
+    """The stochastic policy for these spaces: a language model for Text, a pointer for tagged unions (OneOf), else an
+    encoder and a distribution.
 
     seed: of a language model made from scratch; other first weights come from torch's global generator. token_budget:
     see `TextPolicy`.
@@ -73,6 +75,8 @@ def make_policy(
     Raises ValueError for spaces that no policy serves, ModuleNotFoundError, saying what to install, where the model
     needs a package that is missing.
     """
+    if isinstance(action_space, spaces.OneOf):
+        return PointerPolicy(observation_space, action_space, encoder=config.encoder_config).to(device)
     if not isinstance(action_space, spaces.Text):
         return StochasticPolicy(
             observation_space,

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from agents.core.buffer import Batch, Episodes, Field, Ragged
 from agents.policies.categorical import Bernoulli, MultiCategorical
+from agents.policies.chain import Chain
 from agents.policies.gaussian import Gaussian
 
-Distribution = Gaussian | MultiCategorical | Bernoulli
+Distribution = Gaussian | MultiCategorical | Bernoulli | Chain
 
 
 @dataclass(frozen=True)

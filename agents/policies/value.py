@@ -12,12 +12,17 @@ from torch import Tensor, nn
 
 from agents.core.arrays import Array, as_array
 from agents.core.buffer import Batch, Ragged
+from agents.core.spaces import leaves
 from agents.encoders import MLP, EncoderConfig, make_encoder, output_and_backward
+from agents.encoders.cnn import is_image
 from agents.encoders.mlp import output
 
 
 class ValueFunction(nn.Module):
-    """V(observation), [batch]."""
+    """V(observation), [batch].
+
+    encoder: of images and text; where there are none, as among a policy's own features, nothing is made of it.
+    """
 
     def __init__(
         self,
@@ -28,7 +33,8 @@ class ValueFunction(nn.Module):
         encoder: str | EncoderConfig = "cnn",
     ) -> None:
         super().__init__()
-        self.encoder = make_encoder(observation_space, encoder)
+        seen = any(is_image(leaf) or isinstance(leaf, spaces.Text) for leaf in leaves(observation_space).values())
+        self.encoder = make_encoder(observation_space, encoder if seen else "mlp")
         self.net = MLP(self.encoder.out_dim, hidden, 1, activation)
 
     def forward(self, obs: Any) -> Tensor:
