@@ -269,7 +269,7 @@ def test_rewards_are_scaled_returns_and_the_length_reward_after_its_warm_up():
     for iteration, episodes in seen[:4]:
         agent.iterations = iteration
         found = agent.rewards(episodes)
-        expected = episodes.ret / float(agent.returns.var.sqrt())
+        expected = episodes.ret / float(agent.returns.var**0.5)
         bonus = length_reward(episodes.length, episodes.ret >= 20.0, episodes.group_id)
         torch.testing.assert_close(found, expected + (0.5 * bonus if iteration >= 2 else 0.0))
         assert float(bonus.abs().max()) == 0.5
