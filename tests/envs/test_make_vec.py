@@ -99,3 +99,14 @@ def test_import_is_light():
         "raise SystemExit(str(heavy) if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_ids_by_pattern():
+    clicks = envs.find_ids("gui/click-*")
+    assert "gui/click-button-v0" in clicks
+    assert all(id.startswith("gui/click-") for id in clicks)
+    assert envs.find_ids("gui/login") == envs.find_ids("gui/login-v0") == ["gui/login-v0"]
+    assert envs.find_ids("CartPole-v?") == ["CartPole-v0", "CartPole-v1"]
+    assert set(clicks) < set(envs.find_ids("*/*"))
+    with pytest.raises(ValueError, match=r"No environment is called 'gui/clik-\*'.*gui/click-"):
+        envs.find_ids("gui/clik-*")
