@@ -116,8 +116,10 @@ class PointerPolicy(Policy):
         firsts = [
             self.layout.columns[name][0] for name, one in self.layout.arguments.items() if isinstance(one, spaces.Box)
         ]
-        maps = [chain.logits[i].softmax(-1) * chain.relevant[:, i : i + 1] for i in firsts]
-        heat = torch.stack(maps).amax(0).unflatten(-1, (grid.rows, grid.columns))
+        heat = torch.zeros((len(action), len(grid)), device=action.device)
+        for i in firsts:
+            heat = heat.maximum(chain.logits[i].softmax(-1) * chain.relevant[:, i : i + 1])
+        heat = heat.unflatten(-1, (grid.rows, grid.columns))
         heat = heat.repeat_interleave(grid.patch, 1).repeat_interleave(grid.patch, 2)
         return heat[:, : grid.height, : grid.width]
 

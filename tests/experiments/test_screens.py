@@ -14,8 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+import agents
 import envs
+from agents.core.buffer import Batch
 from agents.core.evaluation import EpisodeStats, evaluate
+from agents.core.spaces import observation_tensors
 from agents.core.tasks import EVALUATION_SEEDS
 from experiments import evaluate as command
 from experiments import run
@@ -112,6 +115,37 @@ def test_heat_maps_are_asked_of_the_policy_for_the_screens_that_are_kept() -> No
         assert acted.pointer == (x, y)
         assert acted.note == "its patch had probability 0.25"
         assert end.heat is None
+
+
+def test_the_heat_of_a_pointer_is_the_probability_of_what_it_does() -> None:
+    """Of the chain of choices, exp(log-prob) is a product in which the patch's is the one that the map shows."""
+    env = envs.make_vec("gui/mix-v0", 2, task=["click-button", "drag-box"], size=(163, 210))
+    agent = agents.Kimi(env, seed=0, device="cpu")
+    policy: Any = agent.policy
+    obs, _ = env.reset(seed=[0, 1])
+    tensors = observation_tensors(env.single_observation_space, obs, agent.device)
+    clicked, dragged, typed = (
+        (0, {"point": np.array([0.99, 0.01])}),
+        (3, {"start": [0.2, 0.3], "end": [0.5, 0.9]}),
+        (7, {}),
+    )
+
+    def heat(*actions: Any) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        stored = policy.from_env(actions, tensors)
+        chain = policy.distribution(Batch({"obs": tensors, "action": stored}))
+        return chain, stored, policy.heat_map(tensors, stored)
+
+    chain, stored, maps = heat(clicked, dragged)
+    assert maps.shape == (2, 210, 163)
+    column = policy.layout.columns["point"][0]
+    assert maps[0, 2, 161] == pytest.approx(float(chain.logits[column][0].softmax(-1)[stored[0, column]].detach()))
+    side = policy.net.grid.patch
+    assert maps[0, ::side, ::side].sum() == pytest.approx(1, abs=1e-5)  # a pixel of each patch
+    for name, (x, y) in dragged[1].items():
+        column = policy.layout.columns[name][0]
+        p = float(chain.logits[column][1].softmax(-1)[stored[1, column]].detach())
+        assert maps[1, int(210 * y), int(163 * x)] >= p - 1e-7
+    assert not heat(typed, typed)[2].any()
 
 
 def test_success_by_task_counts_each_episode_once() -> None:
