@@ -74,17 +74,27 @@ class Episode:
 
     def pack(self) -> str:
         """The actions so far as JSON."""
-        return json.dumps([None if a is None else _given(a) for a in self.actions])
+        return pack_actions(self.actions)
 
     def replay(self, packed: str) -> None:
         """Carries out the actions that `pack` wrote."""
-        for fields in json.loads(packed):
-            self.step(None if fields is None else _action(fields))
+        for action in unpack_actions(packed):
+            self.step(action)
 
 
 def pick_difficulty(seed: int, low: int, high: int) -> int:
     """Difficulty of instance `seed` where a range was asked for: uniform over low..high, both included."""
     return low if low == high else low + _hash(seed, b"difficulty") % (high - low + 1)
+
+
+def pack_actions(actions: Sequence[Action | None]) -> str:
+    """Actions as JSON; None for a malformed one."""
+    return json.dumps([None if action is None else _given(action) for action in actions])
+
+
+def unpack_actions(packed: str) -> list[Action | None]:
+    """The actions that `pack_actions` wrote."""
+    return [None if fields is None else _action(fields) for fields in json.loads(packed)]
 
 
 def _hash(seed: int, purpose: bytes) -> int:

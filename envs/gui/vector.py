@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from envs.gui.actions import Action, ActionError, format_action
 from envs.gui.episode import Episode, pick_difficulty
+from envs.gui.rows import chosen_rows, empty_infos, row_seeds
 from envs.gui.setup import SEED_LIMIT, check_difficulty, check_seed, make_setup
 from envs.gui.task import LEVELS
 from envs.reasoning.text import pack_strings, unpack_strings
@@ -73,10 +74,10 @@ class GuiVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
     ) -> tuple[Observation, Infos]:
         """Start episodes where `options["reset_mask"]` (bool [N]) is true, or everywhere. See the class."""
         options = options or {}
-        chosen = self._chosen(options.get("reset_mask"))
-        seeds = self._seeds(seed)
+        chosen = chosen_rows(options.get("reset_mask"), self.num_envs)
+        seeds = row_seeds(seed, self.num_envs)
         bounds = self._bounds(options.get("difficulty"))
-        infos = self._empty_infos(chosen, seed=np.int64, difficulty=np.int64, task=object)
+        infos = empty_infos(self.num_envs, chosen, seed=np.int64, difficulty=np.int64, task=object)
         for i in chosen:
             given = seeds[i]
             if given is None:
@@ -108,7 +109,7 @@ class GuiVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
             if episode is None or episode.done:
                 raise ResetNeeded(f"The episode of environment {i} has ended (or not begun): reset it before it acts.")
         strings = dict.fromkeys(("reason", "malformed", "action", "task"), object)
-        infos = self._empty_infos(acting, success=np.bool_, **strings)
+        infos = empty_infos(self.num_envs, acting, success=np.bool_, **strings)
         for i in acting:
             episode = self._episodes[i]
             assert episode is not None
@@ -193,24 +194,6 @@ class GuiVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
             assert episode is not None
             infos["pointer"][i] = episode.screen.pointer
 
-    def _chosen(self, mask: NDArray[np.bool_] | None) -> list[int]:
-        if mask is None:
-            return list(range(self.num_envs))
-        mask = np.asarray(mask)
-        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
-            raise ValueError(f"reset_mask must be {self.num_envs} booleans, at least one of them true.")
-        chosen: list[int] = np.flatnonzero(mask).tolist()
-        return chosen
-
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + i for i in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"reset() takes one seed, or {self.num_envs} seeds, not {len(seed)}.")
-        return seed
-
     def _bounds(self, asked: Any) -> list[tuple[int, int]]:
         if asked is None:
             return [self.setup.bounds] * self.num_envs
@@ -221,12 +204,3 @@ class GuiVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
                 )
             return [check_difficulty(int(value)) for value in asked]
         return [check_difficulty(asked)] * self.num_envs
-
-    def _empty_infos(self, present: list[int], **dtypes: Any) -> Infos:
-        mask = np.zeros(self.num_envs, dtype=np.bool_)
-        mask[present] = True
-        infos: Infos = {}
-        for name, dtype in dtypes.items():
-            infos[name] = np.full(self.num_envs, None) if dtype is object else np.zeros(self.num_envs, dtype)
-            infos[f"_{name}"] = mask.copy()
-        return infos
