@@ -12,8 +12,7 @@ al. 2015): a softmax that saturates early, while the critic is still wrong, woul
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -24,12 +23,12 @@ from torch import Tensor
 
 from agents.core.agent import Agent
 from agents.core.buffer import Field
-from agents.core.flat import FlatAdam, FlatParameters, twin
+from agents.core.flat import FlatAdam, FlatParameters
 from agents.core.normalizer import ObservationNormalizer
 from agents.encoders import EncoderConfig
 from agents.policies import DeterministicPolicy
 from agents.policies.noise import OrnsteinUhlenbeck
-from agents.policies.value import ActionValue, map_split
+from agents.policies.value import ActionValue
 
 
 @dataclass
@@ -121,20 +120,6 @@ class Transitions(NamedTuple):
     terminated: Tensor  # [batch]
     noise: Tensor | None = None  # [batch, dim], the Gumbel noise of categorical actions
 
-    def halves(self) -> list[Transitions]:
-        size = len(self.reward) // 2
-        columns = ((None, None) if column is None else map_split(column, size) for column in self)
-        return [Transitions(*half) for half in zip(*columns, strict=True)]
-
-
-class Networks(NamedTuple):
-    """Actor and critic, and as one vector each the gradients that their backward passes leave."""
-
-    actor: DeterministicPolicy
-    critic: ActionValue
-    actor_grad: Tensor
-    critic_grad: Tensor
-
 
 class DDPG(Agent):
     """DDPG for bounded Box, Discrete and MultiDiscrete actions."""
@@ -159,19 +144,12 @@ class DDPG(Agent):
         )
         self.target_actor, self.target_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         actor, critic = FlatParameters(self.actor), FlatParameters(self.critic)
-        self.online = Networks(self.actor, self.critic, actor.grad, critic.grad)
         self.weights = [actor.vector.detach(), critic.vector.detach()]
         self.target_weights = [FlatParameters(net).vector.detach() for net in (self.target_actor, self.target_critic)]
         for p in (*self.target_actor.parameters(), *self.target_critic.parameters()):
             p.requires_grad, p.grad = False, None
         self.actor_optimizer = FlatAdam(actor, c.actor_lr)
         self.critic_optimizer = FlatAdam(critic, c.critic_lr)
-        self.second: Networks | None = None  # for the other half of every batch, in a thread of its own
-        if self.device.type == "cpu" and torch.get_num_threads() == 1 and halves_pay(c, self.actor, self.critic):
-            actor_twin, actor_grad = twin(self.actor)
-            critic_twin, critic_grad = twin(self.critic)
-            self.second = Networks(actor_twin, critic_twin, actor_grad, critic_grad)
-            self.pool = ThreadPoolExecutor(1, "ddpg")
         self.normalizer = ObservationNormalizer(self.observation_space, enabled=c.normalize_observations).to(
             self.device
         )
@@ -248,46 +226,32 @@ class DDPG(Agent):
     @torch.no_grad()
     def train_step(self, batch: Transitions) -> Mapping[str, Tensor]:
         """One update of critic, actor and targets."""
-        q_loss = self.gradient(self.critic_gradient, batch)
+        q_loss = self.critic_gradient(batch)
         self.critic_optimizer.step()
-        mu_loss = self.gradient(self.actor_gradient, batch)
+        mu_loss = self.actor_gradient(batch)
         self.actor_optimizer.step()
         for slow, fast in zip(self.target_weights, self.weights, strict=True):
             slow.lerp_(fast, self.config.tau)
         return {"critic_loss": q_loss, "actor_loss": mu_loss}
 
     @torch.no_grad()
-    def critic_gradient(self, nets: Networks, batch: Transitions) -> tuple[Tensor, Tensor]:
-        """The critic's loss and gradient."""
+    def critic_gradient(self, batch: Transitions) -> Tensor:
+        """The critic's loss, []; its gradient is left in the critic's parameters."""
         next_q = self.target_critic(batch.next_obs, self.target_actor(batch.next_obs))
         target = critic_target(batch.reward, next_q, batch.terminated, self.config.gamma)
-        q, backward = nets.critic.with_backward(batch.obs, batch.action)
+        q, backward = self.critic.with_backward(batch.obs, batch.action)
         loss, dloss_dq = critic_loss(q, target)
         backward(dloss_dq)
-        return loss, nets.critic_grad
+        return loss
 
     @torch.no_grad()
-    def actor_gradient(self, nets: Networks, batch: Transitions) -> tuple[Tensor, Tensor]:
-        """The actor's loss and gradient. Of the critic it needs dQ/da alone, and no gradient of the parameters."""
-        action, backward = nets.actor.with_backward(batch.obs, batch.noise, self.config.temperature)
-        q, dq_da = nets.critic.action_gradient(batch.obs, action, nets.actor.sizes)
+    def actor_gradient(self, batch: Transitions) -> Tensor:
+        """The actor's loss, []; its gradient is left in the actor's parameters.
+
+        Of the critic it needs dQ/da alone, and no gradient of the parameters.
+        """
+        action, backward = self.actor.with_backward(batch.obs, batch.noise, self.config.temperature)
+        q, dq_da = self.critic.action_gradient(batch.obs, action, self.actor.sizes)
         loss, dloss_da = actor_loss(q, dq_da)
         backward(dloss_da)
-        return loss, nets.actor_grad
-
-    def gradient(self, of: Callable[[Networks, Transitions], tuple[Tensor, Tensor]], batch: Transitions) -> Tensor:
-        """Leave the gradient over a batch in the online networks; the loss."""
-        if self.second is None:
-            return of(self.online, batch)[0]
-        mine, theirs = batch.halves()
-        other = self.pool.submit(of, self.second, theirs)
-        loss, grad = of(self.online, mine)
-        other_loss, other_grad = other.result()
-        grad.lerp_(other_grad, 0.5)  # the mean over a batch is the mean of its halves' means
-        return loss.lerp_(other_loss, 0.5)
-
-
-def halves_pay(config: Config, actor: DeterministicPolicy, critic: ActionValue) -> bool:
-    """Whether two threads with half of each batch are faster than one with all: handing over costs some 50 us."""
-    size = sum(p.numel() for net in (actor, critic) for p in net.parameters())
-    return config.batch_size % 2 == 0 and config.batch_size * size > 2**23
+        return loss

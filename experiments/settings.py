@@ -26,7 +26,7 @@ ALGORITHMS = ("actor-critic", "ddpg", "kimi", "trpo")
 SB3_ALGORITHMS = ("sb3/a2c", "sb3/ddpg", "sb3/ppo", "sb3/sac", "sb3/td3", "sb3/trpo")
 CONFIGS = Path(__file__).parent / "configs"
 
-TUNABLE = ("total_timesteps", "num_envs", "eval_episodes", "eval_samples", "env", "agent", "warmup")
+TUNABLE = ("total_timesteps", "num_envs", "eval_episodes", "eval_samples", "torch_threads", "env", "agent", "warmup")
 # What may differ from the saved configuration when a run is resumed.
 CHANGEABLE = ("total_timesteps", "out", "resume", "progress", "quiet", "debug")
 

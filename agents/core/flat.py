@@ -5,14 +5,11 @@ On small networks the time goes into the number of operations, not into their si
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-Module = TypeVar("Module", bound=nn.Module)
 
 _ALIGN = 16  # floats: every parameter starts on a 64-byte boundary, as matrix products like it
 
@@ -51,18 +48,6 @@ class FlatParameters:
         if not length <= max_norm:  # a gradient that is not finite is not hidden
             self.grad.mul_(max_norm / (length + 1e-6))
         return norm
-
-
-def twin(module: Module) -> tuple[Module, Tensor]:
-    """A copy of `module` that shares its weights but has a gradient of its own, and that gradient as one vector.
-
-    The vector is laid out like `FlatParameters(module).grad`.
-    """
-    copied = copy.deepcopy(module)
-    grad = FlatParameters(copied).grad
-    for p, shared in zip(copied.parameters(), module.parameters(), strict=True):
-        p.data = shared.data
-    return copied, grad
 
 
 class FlatRMSprop:

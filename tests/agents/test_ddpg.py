@@ -60,7 +60,7 @@ def quadratic(**config):
     """An agent whose critic is the quadratic."""
     agent = make(hidden=(), **config)
     agent.target_critic = Quadratic()
-    agent.online = agent.online._replace(critic=agent.target_critic)
+    agent.critic = agent.target_critic
     return agent
 
 
@@ -70,7 +70,7 @@ def test_the_deterministic_policy_gradient_on_a_quadratic_q():
     data = batch(agent)
     (layer,) = agent.actor.net.layers
     nn.init.normal_(layer.weight)
-    obs, critic = data.obs, agent.online.critic
+    obs, critic = data.obs, agent.critic
     with torch.no_grad():
         mu = torch.tanh(obs @ layer.weight.t() + layer.bias)
         slope = -2 * critic.c * (mu - obs @ critic.W.t()) * (1 - mu**2)
@@ -130,36 +130,6 @@ def test_gradients_are_those_of_the_losses_by_autograd(action, activation):
     for p, g in zip(agent.critic.parameters(), gradient, strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-7)
     assert not any(p.requires_grad for net in (agent.target_actor, agent.target_critic) for p in net.parameters())
-
-
-@pytest.mark.parametrize("action", SPACES, ids=str)
-def test_two_halves_are_one_batch(action, monkeypatch):
-    whole = make(action)
-    monkeypatch.setattr("agents.ddpg.halves_pay", lambda *_: True)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    halved = make(action)
-    assert whole.second is None
-    assert halved.second is not None
-    data = batch(whole)
-    for _ in range(3):
-        found, expected = halved.train_step(data), whole.train_step(data)
-        for name, value in expected.items():
-            torch.testing.assert_close(found[name], value)
-    for name in ("actor", "critic", "target_actor", "target_critic"):
-        torch.testing.assert_close(copied(getattr(halved, name)), copied(getattr(whole, name)), rtol=1e-4, atol=1e-6)
-
-
-def test_halves_survive_a_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr("agents.ddpg.halves_pay", lambda *_: True)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    agent = make()
-    data = batch(agent)
-    agent.train_step(data)
-    loaded = agents.load(agent.save(tmp_path / "agent"))
-    for one in (agent, loaded):
-        one.train_step(data)
-    for name in ("actor", "critic", "target_actor", "target_critic"):
-        assert torch.equal(copied(getattr(agent, name)), copied(getattr(loaded, name)))
 
 
 def test_repeated_steps_find_the_maximum_of_a_quadratic():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.core.flat import FlatAdam, FlatParameters, FlatRMSprop, twin
+from agents.core.flat import FlatAdam, FlatParameters, FlatRMSprop
 
 
 def network() -> nn.Sequential:
@@ -85,19 +85,6 @@ def test_moments_never_decay_into_denormals() -> None:
         adam.step()
     assert bool((adam.m == 0).all())
     assert float(torch.tensor(1e-39) / 2) > 0  # denormals elsewhere are left alone
-
-
-def test_a_twin_has_the_same_weights_and_its_own_gradient() -> None:
-    module = network()
-    flat = FlatParameters(module)
-    other, grad = twin(module)
-    x = torch.randn(4, 5)
-    flat.vector.data.mul_(1.5)
-    assert torch.equal(other(x), module(x))
-    other(x).sum().backward()
-    assert bool((flat.grad == 0).all())
-    module(x).sum().backward()
-    torch.testing.assert_close(grad, flat.grad)
 
 
 def test_long_gradients_are_scaled_down_and_short_ones_left() -> None:
