@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # At most so many episodes of an evaluation run at once.
 EVAL_ENVS = 16
 EVAL_TEXTS = 512  # a language model answers them together
+EVAL_SCREENS = 64  # each takes megabytes to look at
 
 
 def find_env(env_id: str) -> Any:
@@ -73,7 +74,8 @@ def make_eval_env(env_id: str, episodes: int, env_kwargs: dict[str, Any]) -> Vec
 
     at_once = EVAL_ENVS
     if "split" in {field.name for field in dataclasses.fields(env_options(env_id))}:
-        env_kwargs, at_once = {"split": "eval", **env_kwargs}, EVAL_TEXTS
+        env_kwargs = {"split": "eval", **env_kwargs}
+        at_once = EVAL_SCREENS if find_env(env_id).namespace == "gui" else EVAL_TEXTS
     return envs.make_vec(env_id, num_envs=min(episodes, at_once), **env_kwargs)
 
 

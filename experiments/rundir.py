@@ -4,7 +4,7 @@
     progress.csv       one row per logged iteration, Stable-Baselines3's metric names as columns
     evaluations.csv    one row per evaluation
     completions.jsonl  text environments: sampled responses, one JSON object a line
-    success.csv        screens: success per task, one row per evaluation and task; success.png draws the last one
+    success.csv        several tasks: success, one row per evaluation and task; success.png draws the last one
     screens/           screens: the first episodes of each evaluation, step-<N>.gif, and heat maps, step-<N>.png
     curve.png          the learning curve
     events.out.*       TensorBoard

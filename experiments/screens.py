@@ -2,17 +2,18 @@
 
 A `Watcher` looks on while an agent is evaluated and keeps the first episodes and every episode's task; `ScreenLog` puts
 an evaluation into the run directory and TensorBoard: screens/step-<N>.gif (the first episodes), screens/step-<N>.png
-(their first screens, with heat maps where the policy has them), success.csv and success.png.
+(their first screens, with heat maps where the policy has them) and, of several tasks, success.csv and success.png.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image as Pillow
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Image
 
@@ -55,17 +56,11 @@ def by_task(tasks: Sequence[str], stats: EpisodeStats) -> list[TaskResult]:
     return results
 
 
-class HasHeat(Protocol):
-    """A policy that can tell where on the screen its stored actions could have pointed."""
-
-    def heat_map(self, obs: Any, action: Any) -> torch.Tensor: ...  # [batch, H, W]
-
-
 class Watcher:
     """Looks on at an evaluation: `watch` is for `evaluate`, after which `episodes` and `tasks` hold what was seen.
 
     name: what the task is called where the environment does not tell; keep: episodes kept, the first ones; agent: whose
-    heat maps to draw.
+    heat maps to draw, if its policy has `heat_map(obs, stored actions)`, [batch, H, W].
     """
 
     def __init__(self, name: str, keep: int = KEPT, agent: Any = None) -> None:
@@ -150,14 +145,13 @@ class ScreenLog(BaseCallback):
         model: Any = self.model
         step, episodes = int(model.num_timesteps), self.watcher.episodes
         results = by_task(self.watcher.tasks, stats)
-        self._success(step, results)
+        if len(results) > 1:
+            self._success(step, results)
         moving = gif([moment for episode in episodes for moment in episode])
         still = sheet([episode[0] for episode in episodes])
         self.run.screens.mkdir(exist_ok=True)
         (self.run.screens / f"step-{step}.gif").write_bytes(moving)
         self.logger.record("screens/episodes", Gif(moving), exclude=NOT_TABLES)
-        from PIL import Image as Pillow
-
         Pillow.fromarray(still).save(self.run.screens / f"step-{step}.png")
         self.logger.record("screens/first", Image(still, "HWC"), exclude=NOT_TABLES)
         solved = sum(result.success >= 0.95 for result in results)
@@ -170,7 +164,9 @@ class ScreenLog(BaseCallback):
             {"timesteps": step, "task": one.task, "episodes": one.episodes, "success": one.success} for one in results
         ]
         self.run.append_success(rows)
-        plot_success(results, self.run.path / "success.png", f"success per task at {step:,} steps")
-        if len(results) > 1:
-            for one in results:
-                self.logger.record(f"success/{one.task}", one.success)
+        chart = self.run.path / "success.png"
+        plot_success(results, chart, f"success per task at {step:,} steps")
+        with Pillow.open(chart) as drawn:
+            self.logger.record("screens/success", Image(np.asarray(drawn.convert("RGB")), "HWC"), exclude=NOT_TABLES)
+        for one in results:
+            self.logger.record(f"success/{one.task}", one.success)

@@ -192,6 +192,8 @@ def test_tensorboard_shows_the_same_gif(screen_run: Path) -> None:
     for one in shown:
         assert one.encoded_image_string == (screen_run / "screens" / f"step-{one.step}.gif").read_bytes()
     assert Image.open(io.BytesIO(events.Images("screens/first")[-1].encoded_image_string)).width > 4 * 320
+    for still in ("screens/first", "screens/success"):
+        assert len(events.Images(still)) == len(shown)
 
 
 def test_a_resumed_run_forgets_success_after_its_checkpoint(tmp_path: Path) -> None:
