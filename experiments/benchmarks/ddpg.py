@@ -2,7 +2,7 @@
 
 RL-Zoo's settings for MuJoCo: networks [400, 300], batches of 256, one environment, one update a step. Both
 sides are past their random warm-up when the clock starts. Both are measured with one and with two torch threads, and
-our best is held against the peer's at each.
+ours on two is held against the peer on either, ours on one against the peer on one.
 
 `bare_products` bounds the update from below: it multiplies the matrices that an update cannot avoid, of these
 shapes, into preallocated outputs, and does nothing else: no activation, loss, optimiser, target averaging,
@@ -229,6 +229,7 @@ def benchmark(options: Options) -> Benchmark:
         ],
         ratios=[
             *(Ratio(best, name, target=2.0) for name in peers.values()),
+            *(Ratio(mine[n], peers[n], target=2.0) for n in counts[:-1]),
             *(Ratio(products[n], updates[n], target=1.3, at_most=True, memory=False) for n in reversed(counts)),
         ],
     )
