@@ -28,7 +28,7 @@ LEAST_WIDTH = 320  # pixels: smaller screens are enlarged by a whole number
 SECONDS, LAST_SECONDS = 1.0, 2.0  # that a step is shown, and the end of an episode
 _FONT, _LINE = 12, 15  # pixels
 _ABOVE, _BELOW = 3, 3  # lines of text
-_MARK, _HALO, _ARROW = (255, 0, 200), (255, 255, 255), 24
+_MARK, _HALO, _ARROW = (255, 0, 200), (255, 255, 255), 44
 
 
 @dataclass(frozen=True)

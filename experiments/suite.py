@@ -139,4 +139,5 @@ def _fits(predictor: Any, env: VectorEnv) -> bool:
     from agents.core.spaces import same
 
     spaces = (("observation_space", env.single_observation_space), ("action_space", env.single_action_space))
-    return all(same(getattr(predictor, name), space) for name, space in spaces)
+    agent = getattr(predictor, "model", predictor)  # Stable-Baselines3's, beside its normalisation
+    return all(same(getattr(agent, name), space) for name, space in spaces)

@@ -270,6 +270,13 @@ def test_suites_that_cannot_be(refused: Refused, screen_run: Path) -> None:
     assert "the spaces of CartPole-v0, CartPole-v1 are others" in ask("CartPole-v?")
 
 
+def test_a_suite_takes_the_agents_of_a_neighbour(ppo_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert command.command([str(ppo_run), "--suite", "HalfCheetah-v4", "--episodes", "1", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert (found["task"], found["mean_ep_length"]) == ("HalfCheetah-v4", 1000)
+
+
 def test_evaluate_tells_the_tasks_of_a_mixture(screen_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     argv = [str(screen_run), "--episodes", "6", "--seed", "0", "--checkpoint", "latest", "--random"]
