@@ -19,6 +19,7 @@ Difficulty = int | tuple[int, int]
 Split = Literal["train", "eval"]
 
 LEAST_SIZE = (160, 210)  # what the tasks need; MiniWoB's screen
+MAX_INSTRUCTION = 512  # characters
 SEED_LIMIT = 1 << 63  # instance seeds are 0 <= seed < SEED_LIMIT
 # The seeds that unseeded resets draw from. Trainers seed below 2**31, evaluations from there on.
 SPLITS: dict[Split, tuple[int, int]] = {"train": (0, 1 << 31), "eval": (1 << 31, SEED_LIMIT)}
@@ -38,13 +39,18 @@ class Setup:
     @property
     def observation_space(self) -> spaces.Dict:
         """Dict(screenshot=uint8 [H, W, 3], instruction=Text)."""
-        width, height = self.size
-        return spaces.Dict(
-            {
-                "screenshot": spaces.Box(0, 255, (height, width, 3), np.uint8),
-                "instruction": spaces.Text(512, min_length=0, charset=TYPEABLE),
-            }
-        )
+        return screen_space(self.size)
+
+
+def screen_space(size: tuple[int, int]) -> spaces.Dict:
+    """Dict(screenshot=uint8 [H, W, 3], instruction=Text) for a screen of `size` (width, height)."""
+    width, height = size
+    return spaces.Dict(
+        {
+            "screenshot": spaces.Box(0, 255, (height, width, 3), np.uint8),
+            "instruction": spaces.Text(MAX_INSTRUCTION, min_length=0, charset=TYPEABLE),
+        }
+    )
 
 
 def make_setup(

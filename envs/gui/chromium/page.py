@@ -1,0 +1,175 @@
+"""A page: where an episode takes place. It is acted on, waited for, judged and looked at.
+
+Time in the page is the episode's own (`page.js`): half a second passes after each action, at once, with all that the
+page had planned for it. Together with the seed for its chance this makes a screen a function of the seed and the
+actions. Left out: CSS animations (they end at once), video, and pages that wait for a server by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from envs.gui.actions import Action
+from envs.gui.chromium.inputs import Command, commands, move
+from envs.gui.chromium.sites import Site
+
+STEP, WAIT = 500, 5000  # milliseconds that pass in the page after an action; UI-TARS's `wait` takes 5 seconds
+
+_SCRIPT = Path(__file__).with_name("page.js").read_text()
+_PASS = "(window.__screen ? __screen.advance({time}) : Promise.resolve())"
+_JUDGE = "(() => {{ try {{ return {judge}; }} catch (e) {{ return {{error: String(e)}}; }} }})()"
+# What Playwright says where a document went away under a question: it is asked again of the next one.
+_GONE = (
+    "navigat",
+    "context was destroyed",
+    "default execution context",
+    "Promise was collected",
+    "Cannot find context",
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """done: the page ended the episode. success: what it asked for is the case. raw: MiniWoB's unscaled reward."""
+
+    done: bool
+    success: bool
+    raw: float
+
+
+class Page:
+    """A page of the browser. Every coroutine raises Playwright's Error or TimeoutError where the page has died."""
+
+    def __init__(self, context: Any, page: Any, session: Any, site: Site, timeout: float) -> None:
+        self.site, self.timeout = site, timeout
+        self._context, self._page, self._session = context, page, session
+        self._script: str | None = None
+        self._loading = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._main = ""
+        for event in ("frameRequestedNavigation", "frameStartedNavigating", "frameStartedLoading"):
+            session.on(f"Page.{event}", lambda frame: self._notice(frame, True))
+        session.on("Page.frameStoppedLoading", lambda frame: self._notice(frame, False))
+        context.on("page", self._shut)
+
+    async def load(self, url: str, seed: int, mode: str) -> str:
+        """Begins instance `seed` at `url`, mode "train" or "test"; returns its instruction.
+
+        Raises ValueError where the site's own JavaScript fails.
+        """
+        return await self._within(self._load(url, seed, mode))
+
+    async def act(self, action: Action | None) -> Verdict:
+        """Carries out an action, lets time pass and judges; None lets time pass only."""
+        return await self._within(self._act(action))
+
+    async def look(self) -> NDArray[np.uint8]:
+        """The screen, uint8 [H, W, 3]."""
+        return await self._within(self._look())
+
+    async def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression, as JSON has it. Raises ValueError where it fails."""
+        return await self._within(self._evaluate(expression))
+
+    async def close(self) -> None:
+        """Closes the page, whatever state it is in."""
+        with suppress(Exception):
+            await asyncio.wait_for(self._context.close(), self.timeout)
+
+    async def _within(self, work: Awaitable[T]) -> T:
+        return await asyncio.wait_for(work, self.timeout)
+
+    async def _load(self, url: str, seed: int, mode: str) -> str:
+        width, height = self.site.size
+        # The pointer of the last episode must not lie on anything of the next.
+        await self._send([move(self.site.window[0] - 1, self.site.window[1] - 1)])
+        if self._script is not None:
+            await self._session.send("Page.removeScriptToEvaluateOnNewDocument", {"identifier": self._script})
+        source = f"({_SCRIPT.strip()})({json.dumps(str(seed))}, {width}, {height});"
+        added = await self._session.send("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+        self._script = added["identifier"]
+        if not self._main:
+            tree = await self._session.send("Page.getFrameTree")
+            self._main = tree["frameTree"]["frame"]["id"]
+        await self._page.goto(url, wait_until="load", timeout=1000 * self.timeout)
+        self._loading = False
+        constants = f"const SEED = {json.dumps(str(seed))}, MODE = {json.dumps(mode)};"
+        instruction = await self._evaluate(f"(async () => {{ {constants} {self.site.start} }})()")
+        verdict = await self._evaluate(f"({self.site.judge})")  # here its mistakes are the caller's to know
+        if not isinstance(verdict, dict):
+            raise ValueError(f"the judge of {self.site.name} gives {verdict!r}")
+        return str(instruction)
+
+    async def _act(self, action: Action | None) -> Verdict:
+        if action is not None:
+            await self._send(commands(action, self.site.size))
+        time = WAIT if action is not None and action.type == "wait" else STEP
+        question = f"{_PASS.format(time=time)}.then(() => {_JUDGE.format(judge=self.site.judge)})"
+        while True:
+            while self._loading:
+                await asyncio.sleep(0.005)
+            try:
+                found = await self._evaluate(question)
+            except Exception as error:
+                if not any(sign in str(error) for sign in _GONE) or self._page.is_closed():
+                    raise
+                await asyncio.sleep(0.02)
+                continue
+            if not self._loading:
+                done, success = bool(found.get("done")), bool(found.get("success"))
+                return Verdict(done, success, float(found.get("raw") or 0.0))
+
+    async def _look(self) -> NDArray[np.uint8]:
+        width, height = self.site.size
+        taken = await self._session.send(
+            "Page.captureScreenshot",
+            {
+                "format": "png",
+                "optimizeForSpeed": True,
+                "captureBeyondViewport": False,
+                "clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
+            },
+        )
+        image = Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB")
+        pixels = np.asarray(image)
+        if pixels.shape != (height, width, 3):
+            raise ValueError(f"the screenshot is {image.width} by {image.height} pixels, not {width} by {height}")
+        return pixels
+
+    async def _evaluate(self, expression: str) -> Any:
+        answer = await self._session.send(
+            "Runtime.evaluate", {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        )
+        failure = answer.get("exceptionDetails")
+        if failure is not None:
+            raise ValueError(f"JavaScript: {failure.get('exception', {}).get('description') or failure['text']}")
+        return answer["result"].get("value")
+
+    async def _send(self, given: list[Command]) -> None:
+        """Sends all before the first is answered; the browser keeps their order."""
+        await asyncio.gather(*[self._session.send(method, parameters) for method, parameters in given])
+
+    def _notice(self, frame: dict[str, Any], loading: bool) -> None:
+        if frame["frameId"] == self._main:
+            self._loading = loading
+
+    def _shut(self, popup: Any) -> None:
+        """Windows that a page opens are closed: nobody could see them."""
+        if popup is not self._page:
+            task = asyncio.ensure_future(popup.close())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
