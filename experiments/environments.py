@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import gymnasium
     from gymnasium.vector import VectorEnv
 
-# At most so many episodes of an evaluation run at once.
+# At most so many episodes of an evaluation run at once, by namespace: a language model answers hundreds together, while
+# each screen takes megabytes to look at.
 EVAL_ENVS = 16
-EVAL_TEXTS = 512  # a language model answers them together
-EVAL_SCREENS = 64  # each takes megabytes to look at
+EVAL_ENVS_OF = {"reasoning": 512, "reasoning_gym": 512, "gui": 64}
 
 
 def find_env(env_id: str) -> Any:
@@ -72,10 +72,9 @@ def make_eval_env(env_id: str, episodes: int, env_kwargs: dict[str, Any]) -> Vec
     """
     import envs
 
-    at_once = EVAL_ENVS
     if "split" in {field.name for field in dataclasses.fields(env_options(env_id))}:
         env_kwargs = {"split": "eval", **env_kwargs}
-        at_once = EVAL_SCREENS if find_env(env_id).namespace == "gui" else EVAL_TEXTS
+    at_once = EVAL_ENVS_OF.get(find_env(env_id).namespace, EVAL_ENVS)
     return envs.make_vec(env_id, num_envs=min(episodes, at_once), **env_kwargs)
 
 

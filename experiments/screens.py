@@ -120,10 +120,13 @@ def _moments(step: WatchedStep, i: int, heat: np.ndarray | None) -> list[Moment]
         return "" if name not in infos or infos[name][i] is None else str(infos[name][i])
 
     pointer = (int(infos["pointer"][i][0]), int(infos["pointer"][i][1])) if "pointer" in infos else None
-    notes = [f"malformed: {told('malformed')}"] if told("malformed") else []
+    said = step.actions[i] if isinstance(step.actions[i], str) else ""  # a language model's thought, before its action
+    notes = [said.split("Action:")[0].strip(), f"malformed: {told('malformed')}" if told("malformed") else ""]
     notes += [] if heat is None or not heat.max() > 0 else [f"its patch had probability {heat.max():.2f}"]
     words = str(step.obs[WORDS][i])
-    moments = [Moment(np.array(step.obs[SCREEN][i]), words, told("action"), "; ".join(notes), pointer, heat)]
+    moments = [
+        Moment(np.array(step.obs[SCREEN][i]), words, told("action"), "; ".join(filter(None, notes)), pointer, heat)
+    ]
     if step.done[i]:
         note = f"{told('reason') or 'the end'}, reward {step.rewards[i]:g}"
         moments.append(Moment(np.array(step.next_obs[SCREEN][i]), words, "", note, pointer, last=True))

@@ -83,7 +83,7 @@ def test_malformed_actions_are_told() -> None:
     evaluate(Chatter(), env, 1, watch=watcher.watch)
     ((said, end),) = watcher.episodes
     assert said.action == ""
-    assert said.note.startswith("malformed: there is no call")
+    assert said.note.startswith("Hello; malformed: there is no call")
     assert end.note == "step limit, reward 0"
 
 
