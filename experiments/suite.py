@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,6 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from experiments.environments import env_options, find_env, is_single_task, make_eval_env, sees_screens
-from experiments.rundir import file_name
 from experiments.screens import TaskResult, Watcher, by_task
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Suite:
     @property
     def name(self) -> str:
         """For files: suite-gui, suite-chromium-click."""
-        return f"suite-{file_name(self.pattern.replace('*', '')).strip('-')}".rstrip("-")
+        return re.sub(r"\W+", "-", f"suite-{self.pattern}").strip("-")
 
     def rows(self) -> list[dict[str, Any]]:
         """One a task."""
