@@ -192,7 +192,7 @@ def imitation_losses(policy: Policy | DeterministicPolicy, steps: Batch) -> Tens
     """What each demonstrated decision costs, [D]; steps: `obs` (normalised) and `action`."""
     if isinstance(policy, DeterministicPolicy):
         return policy.imitation_loss(steps.obs, steps["action"])
-    return -policy.decisions(steps).log_prob
+    return policy.imitation_losses(steps)
 
 
 def find_expert(env: VectorEnv, agent: Any = None) -> Expert:

@@ -27,8 +27,9 @@ class EncoderConfig:
     """Which encoder; a plain string is one with this name.
 
     name: "cnn" (the default: images by a small convolutional network, text by a small transformer), "mlp" (an image is
-    the vector of its pixels), "vit", "clip" or "siglip" (small transformers from scratch, of `size`), the path of a
-    saved encoder or of a pretraining run, or a folder or hub id of a ViT, CLIP or SigLIP that transformers loads.
+    the vector of its pixels), "reader" (convolutions that read the fine print of screens, and text by bytes), "vit",
+    "clip" or "siglip" (small transformers from scratch, of `size`), the path of a saved encoder or of a pretraining
+    run, or a folder or hub id of a ViT, CLIP or SigLIP that transformers loads.
     freeze: towers of images and text stay as they are; one that a saved encoder lacks is new, and learns.
     """
 

@@ -40,7 +40,7 @@ class ScreenReader(nn.Module):
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.shape = image_shape(shape)
-        channels = self.shape[2]
+        self.channels = channels = self.shape[2]
         self.colour = nn.Linear(channels, WIDTH)
         self.strokes = nn.Conv2d(channels + 1, 16, 4, 2)
         self.letters = nn.Conv2d(16, 48, 3)

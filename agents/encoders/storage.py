@@ -98,9 +98,13 @@ def save_towers(path: str | os.PathLike[str], towers: Mapping[str, nn.Module]) -
 
 def _stored(state: Mapping[str, Any], text: Callable[[], nn.Module]) -> Towers:
     def stored_text() -> nn.Module:
-        from agents.encoders.text import TextTower
+        tower: nn.Module
+        if state["text"]["description"]["kind"] == "reader":
+            tower = ByteReader()
+        else:
+            from agents.encoders.text import TextTower
 
-        tower = TextTower.from_description(state["text"]["description"])
+            tower = TextTower.from_description(state["text"]["description"])
         if "weights" in state["text"]:
             tower.load_state_dict(state["text"]["weights"])
         return tower
@@ -109,9 +113,13 @@ def _stored(state: Mapping[str, Any], text: Callable[[], nn.Module]) -> Towers:
         description = state["image"]["description"]
         if description["kind"] == "cnn":
             return _stored_cnn(state["image"], shape)
-        from agents.encoders.images import ImageTower
+        tower: Any
+        if description["kind"] == "reader":
+            tower = ScreenReader(tuple(description["shape"]))
+        else:
+            from agents.encoders.images import ImageTower
 
-        tower = ImageTower.from_description(description)
+            tower = ImageTower.from_description(description)
         if "weights" in state["image"]:
             tower.load_state_dict(state["image"]["weights"])
         _check_channels(tower.channels, shape)

@@ -25,8 +25,8 @@ class PolicyConfig:
     log_std_init: float = 0.0
     """Logarithm of the first standard deviation (Box actions)."""
     encoder: str = "cnn"
-    """How images and text are seen: cnn, mlp, vit, clip, siglip, the path of a saved encoder or of a pretraining run,
-    or a folder or hub id of a ViT, CLIP or SigLIP that transformers loads."""
+    """How images and text are seen: cnn, mlp, reader (for the fine print of screens), vit, clip, siglip, the path of a
+    saved encoder or of a pretraining run, or a folder or hub id of a ViT, CLIP or SigLIP that transformers loads."""
     freeze_encoder: bool = False
     """Leave the encoder of images and text as it is."""
     model: str = "tiny"

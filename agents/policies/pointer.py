@@ -96,6 +96,30 @@ class PointerPolicy(Policy):
         step = torch.arange(len(log_prob), device=log_prob.device)
         return Decisions(log_prob, steps.get("log_prob"), step, entropies, seen.summary)
 
+    def imitation_losses(self, steps: Batch) -> Tensor:
+        """-log_prob, and how hard it is to tell from what was pointed at which of the batch's instructions was given.
+
+        Where to point among a few things says a bit or two of what is written on them, and reading takes long to learn
+        from that; to pick out an instruction among many says five.
+        """
+        seen, action = self.net.see(steps.obs), steps["action"]
+        chain = self._chain(seen, action)
+        losses = -chain.log_prob(action)
+        said = instruction_bytes(steps.obs[self.net.text_name])
+        number = {text: i for i, text in enumerate(dict.fromkeys(said))}
+        index = torch.tensor([number[text] for text in said], device=action.device)
+        alike = (index[:, None] == index).float()
+        for column in self._points():
+            logits = self.net.mentions(seen, action[:, column])
+            told = (logits.log_softmax(-1) + alike.log()).logsumexp(-1)
+            losses = losses - told * chain.relevant[:, column]
+        return losses
+
+    def _points(self) -> list[int]:
+        """The columns of patches."""
+        arguments = self.layout.arguments.items()
+        return [self.layout.columns[name][0] for name, one in arguments if isinstance(one, spaces.Box)]
+
     def distribution(self, steps: Batch) -> Chain:
         """At the choices made before each, as given by the steps."""
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the others have one derivative
@@ -113,11 +137,8 @@ class PointerPolicy(Policy):
         the action points nowhere. For an action of several points, as a drag, the larger one.
         """
         chain, grid = self._chain(self.net.see(obs), action), self.net.grid
-        firsts = [
-            self.layout.columns[name][0] for name, one in self.layout.arguments.items() if isinstance(one, spaces.Box)
-        ]
         heat = torch.zeros((len(action), len(grid)), device=action.device)
-        for i in firsts:
+        for i in self._points():
             heat = heat.maximum(chain.logits[i].softmax(-1) * chain.relevant[:, i : i + 1])
         heat = heat.unflatten(-1, (grid.rows, grid.columns))
         heat = heat.repeat_interleave(grid.patch, 1).repeat_interleave(grid.patch, 2)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from agents.core.buffer import Ragged
 from agents.core.spaces import leaves
-from agents.encoders import EncoderConfig, Features, make_encoder
+from agents.encoders import EncoderConfig, Features, TextTokens, make_encoder
 from agents.encoders.cnn import is_image
 from agents.encoders.reader import PAD, padded
 from agents.policies.tagged import CELLS, Layout, cells_on_screen, takes_newline
@@ -26,12 +26,15 @@ Pick = Callable[[int, Tensor], Tensor]  # column, its logits [batch, size] -> th
 
 @dataclass(frozen=True)
 class Seen:
-    """What was made of N observations: the screen's patches [batch, P, width], the instruction's bytes and its end
-    [batch, L + 1, width], of which `starts` may begin a character or end a text, and a summary [batch, width]."""
+    """What was made of N observations: the screen's patches [batch, P, width], `plain` before the instruction told what
+    of them matters; the instruction's bytes and its end [batch, L + 1, width], of which `starts` may begin a character
+    or end a text; its tokens as the encoder gives them; and a summary [batch, width]."""
 
     patches: Tensor
+    plain: Tensor
     text: Tensor
     starts: Tensor
+    said: TextTokens
     summary: Tensor
 
 
@@ -97,7 +100,8 @@ class PointerNet(nn.Module):
         batch, (rows, columns) = len(text_pooled), (self.grid.rows, self.grid.columns)
         places = (self.row[:, None] + self.column).flatten(0, 1)
         x = self.patch_in(features.patches[self.image_name]) + places
-        x = x + self.look_up(self.before(x), said.values, said.mask)
+        plain = self.before(x)
+        x = x + self.look_up(plain, said.values, said.mask)
         scale, shift = self.film(text_pooled)[:, None].chunk(2, -1)
         y = F.relu(self.after(x) * (1 + scale) + shift).unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
         x = x + F.relu(self.conv(y)).permute(0, 2, 3, 1).flatten(1, 2)
@@ -111,7 +115,7 @@ class PointerNet(nn.Module):
         text = said.values[torch.arange(batch, device=ids.device)[:, None], token]
         text = F.relu(self.text_in(text) + self.byte(ids))
         starts = (at <= lengths[:, None]) & ((ids & 0xC0) != 0x80)  # UTF-8: 10xxxxxx goes on with a character
-        return Seen(x, text, starts | (at == lengths[:, None]), summary)
+        return Seen(x, plain, text, starts | (at == lengths[:, None]), said, summary)
 
     def _text_pooled(self, features: Features) -> Tensor:
         # The leaves' features lie side by side in the observation's order.
@@ -131,6 +135,11 @@ class PointerNet(nn.Module):
             logits += made
             state = state + relevant[:, columns[0], None] * said
         return logits
+
+    def mentions(self, seen: Seen, patch: Tensor) -> Tensor:
+        """How strongly a patch [batch] of each screen looks up each instruction, logits [batch, batch]."""
+        shown = seen.plain[torch.arange(len(patch), device=patch.device), patch]
+        return self.look_up.strength(shown, seen.said.values, seen.said.mask)
 
 
 class _Attention(nn.Module):
@@ -152,6 +161,13 @@ class _Attention(nn.Module):
         mask = torch.cat((torch.ones_like(mask[:, :1]), mask), 1)
         weights = scores.masked_fill(~mask[:, None, None], NEVER).softmax(-1)
         return self.out(torch.einsum("bhpl,blhd->bphd", weights, value).flatten(2))
+
+    def strength(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """What rows x [rows, width] find in each text, logits [rows, batch]: over tokens, the log of the sum of what
+        their attention goes by, summed over heads."""
+        query, key = (y.unflatten(-1, (HEADS, -1)) for y in (self.query(x), self.key(tokens)))
+        scores = torch.einsum("rhd,blhd->rbhl", query, key) * key.shape[-1] ** -0.5
+        return scores.masked_fill(~mask[:, None], NEVER).logsumexp(-1).sum(-1)
 
 
 class _Point(nn.Module):

@@ -88,6 +88,10 @@ class Policy(nn.Module):
         """
         raise NotImplementedError
 
+    def imitation_losses(self, steps: Batch) -> Tensor:
+        """What each demonstrated decision costs, [D], in behaviour cloning: -log_prob, and what else may teach."""
+        return -self.decisions(steps).log_prob
+
     def distribution(self, steps: Batch) -> Distribution:
         """The distribution that each decision of the steps is drawn from, in their order, differentiable twice."""
         raise NotImplementedError
