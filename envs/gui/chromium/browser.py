@@ -83,6 +83,7 @@ class Browser:
         page = await context.new_page()
         session = await context.new_cdp_session(page)
         await session.send("Page.enable")
+        await session.send("Input.setInterceptDrags", {"enabled": True})
         return Page(context, page, session, site, self.timeout)
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """What the mouse and the keyboard do in an action, as commands of Chromium's DevTools protocol.
 
-Pure functions: pixels and keys in, `(method, parameters)` out, in the order in which they happen. Left out: HTML's own
-drag and drop (`draggable`), which the browser hands to the desktop; dragging by mouse events works.
+Pure functions: pixels and keys in, `(method, parameters)` out, in the order in which they happen.
 """
 
 from __future__ import annotations

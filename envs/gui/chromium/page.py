@@ -61,6 +61,8 @@ class Page:
         self._loading = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._main = ""
+        self._dragged: dict[str, Any] | None = None
+        session.on("Input.dragIntercepted", self._take_up)
         for event in ("frameRequestedNavigation", "frameStartedNavigating", "frameStartedLoading"):
             session.on(f"Page.{event}", lambda frame: self._notice(frame, True))
         session.on("Page.frameStoppedLoading", lambda frame: self._notice(frame, False))
@@ -160,12 +162,37 @@ class Page:
         return answer["result"].get("value")
 
     async def _send(self, given: list[Command]) -> None:
-        """Sends all before the first is answered; the browser keeps their order."""
-        await asyncio.gather(*[self._session.send(method, parameters) for method, parameters in given])
+        """Sends keys without waiting in between, since the browser keeps their order.
+
+        Each event of the mouse waits for the one before: moves are held back for the next frame and put together, and
+        could be overtaken.
+        """
+        keys = []
+        for method, parameters in given:
+            if method == "Input.dispatchKeyEvent":
+                keys.append(self._session.send(method, parameters))
+            elif self._dragged is None:
+                await self._session.send(method, parameters)
+            else:
+                await self._drag(parameters)
+        await asyncio.gather(*keys)
+
+    async def _drag(self, mouse: dict[str, Any]) -> None:
+        """Carries what HTML's own drag and drop has taken up, which the browser would hand to the desktop."""
+        event = {"x": mouse["x"], "y": mouse["y"], "data": self._dragged, "modifiers": 0}
+        kinds = ("drop",) if mouse["type"] == "mouseReleased" else ("dragEnter", "dragOver")
+        for kind in kinds:
+            await self._session.send("Input.dispatchDragEvent", {"type": kind, **event})
+        if mouse["type"] == "mouseReleased":
+            self._dragged = None
+            await self._session.send("Input.dispatchMouseEvent", mouse)
 
     def _notice(self, frame: dict[str, Any], loading: bool) -> None:
         if frame["frameId"] == self._main:
             self._loading = loading
+
+    def _take_up(self, event: dict[str, Any]) -> None:
+        self._dragged = event["data"]
 
     def _shut(self, popup: Any) -> None:
         """Windows that a page opens are closed: nobody could see them."""
