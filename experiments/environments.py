@@ -49,6 +49,12 @@ def env_options(env_id: str) -> type:
         of_setup = options_of("SetupOptions", make_setup, skip=tuple(spec.kwargs))
         fields = [] if is_single_task(spec) else [("task", tuple[str, ...], tuple(spec.kwargs["task"]))]
         options = dataclasses.make_dataclass("EnvOptions", fields, bases=(of_setup, options), kw_only=True)
+    if spec.namespace == "chromium":
+        from envs.gui.chromium.setup import miniwob_setup, page_setup
+
+        setup = page_setup if spec.kwargs["task"] == "page" else miniwob_setup
+        of_setup = options_of("SetupOptions", setup, skip=tuple(spec.kwargs))
+        options = dataclasses.make_dataclass("EnvOptions", [], bases=(of_setup, options), kw_only=True)
     return options
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-BENCHMARKS: tuple[str, ...] = ("stepping", "trpo", "a2c", "ddpg", "encoders", "generation", "kimi")
+BENCHMARKS: tuple[str, ...] = ("stepping", "trpo", "a2c", "ddpg", "encoders", "generation", "kimi", "screens")
 
 
 @dataclass(frozen=True)
