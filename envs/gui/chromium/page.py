@@ -23,11 +23,27 @@ from PIL import Image
 
 from envs.gui.actions import Action
 from envs.gui.chromium.inputs import Command, commands, move
+from envs.gui.chromium.server import EMPTY
 from envs.gui.chromium.sites import Site
 
+FRAMES = 100  # episodes in the frames of one page
 STEP, WAIT = 500, 5000  # milliseconds that pass in the page after an action; UI-TARS's `wait` takes 5 seconds
 
 _SCRIPT = Path(__file__).with_name("page.js").read_text()
+_FRAME = """async (url, source) => {
+  window.__html ??= await (await fetch(url)).text();
+  const frame = document.createElement("iframe");
+  frame.style.cssText = "border:0;position:absolute;left:0;top:0;width:100vw;height:100vh";
+  document.body.replaceChildren(frame);
+  const inside = frame.contentWindow;
+  inside.document.open();
+  inside.eval(source);
+  const loaded = new Promise((resolve) => inside.addEventListener("load", () => setTimeout(resolve)));
+  inside.document.write(window.__html);
+  inside.document.close();
+  await loaded;
+  inside.focus();
+}"""
 _PASS = "(window.__screen ? __screen.advance({time}) : Promise.resolve())"
 _JUDGE = "(() => {{ try {{ return {judge}; }} catch (e) {{ return {{error: String(e)}}; }} }})()"
 # What Playwright says where a document went away under a question: it is asked again of the next one.
@@ -58,6 +74,7 @@ class Page:
         self.site, self.timeout = site, timeout
         self._context, self._page, self._session = context, page, session
         self._script: str | None = None
+        self._framed = 0
         self._loading = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._main = ""
@@ -96,25 +113,49 @@ class Page:
         return await asyncio.wait_for(work, self.timeout)
 
     async def _load(self, url: str, seed: int, mode: str) -> str:
-        width, height = self.site.size
         # The pointer of the last episode must not lie on anything of the next.
         await self._send([move(self.site.window[0] - 1, self.site.window[1] - 1)])
-        if self._script is not None:
-            await self._session.send("Page.removeScriptToEvaluateOnNewDocument", {"identifier": self._script})
-        source = f"({_SCRIPT.strip()})({json.dumps(str(seed))}, {width}, {height});"
-        added = await self._session.send("Page.addScriptToEvaluateOnNewDocument", {"source": source})
-        self._script = added["identifier"]
-        if not self._main:
-            tree = await self._session.send("Page.getFrameTree")
-            self._main = tree["frameTree"]["frame"]["id"]
-        await self._page.goto(url, wait_until="load", timeout=1000 * self.timeout)
-        self._loading = False
+        source = f"({_SCRIPT.strip()})({json.dumps(str(seed))}, {self.site.size[0]}, {self.site.size[1]});"
+        if self.site.framed:
+            await self._frame(url, source)
+        else:
+            await self._navigate(url, source)
         constants = f"const SEED = {json.dumps(str(seed))}, MODE = {json.dumps(mode)};"
         instruction = await self._evaluate(f"(async () => {{ {constants} {self.site.start} }})()")
         verdict = await self._evaluate(f"({self.site.judge})")  # here its mistakes are the caller's to know
         if not isinstance(verdict, dict):
             raise ValueError(f"the judge of {self.site.name} gives {verdict!r}")
         return str(instruction)
+
+    async def _navigate(self, url: str, source: str) -> None:
+        """Goes to a page, with `source` before the scripts of all of its documents."""
+        if self._script is not None:
+            await self._session.send("Page.removeScriptToEvaluateOnNewDocument", {"identifier": self._script})
+        added = await self._session.send("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+        self._script = added["identifier"]
+        await self._goto(url)
+
+    async def _frame(self, url: str, source: str) -> None:
+        """Writes a page into a new frame of an empty page: a world as new as after going there, in a fifth of the time.
+
+        The empty page is loaded anew from time to time, for what the frames before may have left in memory.
+        """
+        if self._framed % FRAMES == 0:
+            await self._goto(url.rsplit("/", 1)[0] + "/" + EMPTY)
+        self._framed += 1
+        answer = await self._session.send(
+            "Runtime.evaluate",
+            {"expression": f"({_FRAME})({json.dumps(url)}, {json.dumps(source)})", "awaitPromise": True},
+        )
+        if "exceptionDetails" in answer:
+            raise ValueError(f"{url} does not load: {answer['exceptionDetails']}")
+
+    async def _goto(self, url: str) -> None:
+        if not self._main:
+            tree = await self._session.send("Page.getFrameTree")
+            self._main = tree["frameTree"]["frame"]["id"]
+        await self._page.goto(url, wait_until="load", timeout=1000 * self.timeout)
+        self._loading = False
 
     async def _act(self, action: Action | None) -> Verdict:
         if action is not None:
@@ -153,6 +194,8 @@ class Page:
         return pixels
 
     async def _evaluate(self, expression: str) -> Any:
+        if self.site.framed:
+            expression = f"frames[0].eval({json.dumps(expression)})"
         answer = await self._session.send(
             "Runtime.evaluate", {"expression": expression, "awaitPromise": True, "returnByValue": True}
         )

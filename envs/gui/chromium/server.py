@@ -7,10 +7,25 @@ import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+
+EMPTY = "empty page"  # the name of one in every folder, into which others can be written
 
 
 class _Handler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # the browser keeps its connections
+
+    def do_GET(self) -> None:
+        """Serves a file, or the empty page."""
+        if unquote(self.path).endswith("/" + EMPTY):
+            page = b"<!doctype html><body style='margin:0'></body>"
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+        else:
+            super().do_GET()
 
     def translate_path(self, path: str) -> str:
         """The file meant; one that is nowhere, for a link that leads out of the folder."""

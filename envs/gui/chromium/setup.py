@@ -70,8 +70,8 @@ def miniwob_setup(
 
 
 def page_setup(
-    url: str,
-    success: Predicate,
+    url: str = "",
+    success: Predicate = "",
     instruction: str = "",
     done: Predicate | None = None,
     size: tuple[int, int] = (160, 210),

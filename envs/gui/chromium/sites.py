@@ -84,7 +84,8 @@ class Site:
     episode begins, or a whole URL. size: (width, height) of the screen, the upper left part of a browser window of
     size `window`. start: the body of an asynchronous JavaScript function that begins the episode and returns its
     instruction, with the constants SEED (a string) and MODE ("train" or "test"). judge: a JavaScript expression for
-    `{done, success, raw}`. keeps: it may keep something from one episode to the next, in cookies or storage. success,
+    `{done, success, raw}`. keeps: it may keep something from one episode to the next, in cookies or storage.
+    framed: it can be written into a frame, since it goes nowhere by itself. success,
     done: judge in Python instead where they are given.
     """
 
@@ -97,6 +98,7 @@ class Site:
     judge: str
     max_steps: int
     keeps: bool = False
+    framed: bool = False
     success: Callable[[Evaluate], bool] | None = None
     done: Callable[[Evaluate], bool] | None = None
 
@@ -115,6 +117,7 @@ def miniwob_site(task: str) -> Site:
         window=FLIGHT_WINDOW if flight else MINIWOB_WINDOW,
         start=_START,
         judge=_JUDGE,
+        framed=not flight,
         max_steps=LONG if task.startswith(_LONG) else SHORT,
     )
 
@@ -122,9 +125,13 @@ def miniwob_site(task: str) -> Site:
 def page_site(url: str, instruction: str, success: Predicate, done: Predicate | None, size: tuple[int, int]) -> Site:
     """A page of this host: an HTML file, whose folder is then served, or a URL.
 
-    Raises ValueError for a URL of another host, FileNotFoundError for a file that does not exist, and ValueError for an
-    empty or impossible size.
+    Raises ValueError for a URL of another host, a missing url or success and an impossible size, FileNotFoundError for
+    a file that does not exist.
     """
+    if not url or not success:
+        raise ValueError(
+            "chromium/page-v0 needs url, an HTML file or a page of this host, and success, what to judge by."
+        )
     if min(size) < 16:
         raise ValueError(f"size is {size}; a screen has at least 16 by 16 pixels (width, height).")
     directory = None
