@@ -178,20 +178,14 @@ class Page:
 
     async def _look(self) -> NDArray[np.uint8]:
         width, height = self.site.size
+        # All of the window: a clip would have the page laid out and drawn again around every screenshot.
         taken = await self._session.send(
-            "Page.captureScreenshot",
-            {
-                "format": "png",
-                "optimizeForSpeed": True,
-                "captureBeyondViewport": False,
-                "clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
-            },
+            "Page.captureScreenshot", {"format": "png", "optimizeForSpeed": True, "captureBeyondViewport": False}
         )
         image = Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB")
-        pixels = np.asarray(image)
-        if pixels.shape != (height, width, 3):
-            raise ValueError(f"the screenshot is {image.width} by {image.height} pixels, not {width} by {height}")
-        return pixels
+        if image.size != self.site.window:
+            raise ValueError(f"the screenshot is {image.size}, not {self.site.window} pixels")
+        return np.asarray(image)[:height, :width]
 
     async def _evaluate(self, expression: str) -> Any:
         if self.site.framed:
@@ -205,20 +199,20 @@ class Page:
         return answer["result"].get("value")
 
     async def _send(self, given: list[Command]) -> None:
-        """Sends keys without waiting in between, since the browser keeps their order.
+        """Sends events without waiting in between, since the browser keeps their order, but for the mouse's moves.
 
-        Each event of the mouse waits for the one before: moves are held back for the next frame and put together, and
-        could be overtaken.
+        These are held back for the next frame and put together, so that what follows might overtake them.
         """
-        keys = []
+        waiting = []
         for method, parameters in given:
-            if method == "Input.dispatchKeyEvent":
-                keys.append(self._session.send(method, parameters))
-            elif self._dragged is None:
-                await self._session.send(method, parameters)
-            else:
+            if self._dragged is not None:
                 await self._drag(parameters)
-        await asyncio.gather(*keys)
+                continue
+            waiting.append(self._session.send(method, parameters))
+            if parameters["type"] == "mouseMoved":
+                await asyncio.gather(*waiting)
+                waiting = []
+        await asyncio.gather(*waiting)
 
     async def _drag(self, mouse: dict[str, Any]) -> None:
         """Carries what HTML's own drag and drop has taken up, which the browser would hand to the desktop."""
