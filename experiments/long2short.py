@@ -175,8 +175,8 @@ def rl(argv: list[str]) -> int:
     _label(run, "rl", {})
     with claimed(run):
         status = train(options, learner, run)
-    if status == 0:
-        _report(run, source, before, _measure(run.path, 500, options.device))
+    if status == 0:  # the best checkpoint is the most accurate one, however long its answers
+        _report(run, source, before, _measure(run.checkpoints / f"latest{ours.SUFFIX}", 500, options.device))
     return status
 
 

@@ -16,7 +16,7 @@ from experiments.rundir import RunDir
 
 Refused = Callable[[Callable[[list[str]], int], list[str]], str]
 TEXT = [
-    *("kimi", "reasoning/addition-v0", "--env.difficulty", "1", "--num-envs", "32", "--no-progress"),
+    *("kimi", "reasoning/addition-v0", "--env.difficulty", "1", "--env.no-cot", "--num-envs", "32", "--no-progress"),
     *("--agent.group-size", "4", "--agent.groups-per-iteration", "8", "--agent.max-tokens", "6"),
     *("--eval-episodes", "20", "--eval-samples", "1", "--eval-freq", "32", "--checkpoint-freq", "32"),
 ]
