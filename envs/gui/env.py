@@ -27,7 +27,8 @@ class GuiEnv(gymnasium.Env[Observation, Any]):
     action costs a step and does nothing.
 
     info: at reset `seed`, `difficulty`, `task`, `pointer`; at a step `success`, `reason` ("success", "wrong" or "step
-    limit" where the episode ended), `malformed` (why, or ""), `action` (as UI-TARS's text), `task` and `pointer` (column, row).
+    limit" where the episode ended), `malformed` (why, or ""), `action` (as UI-TARS's text), `task` and `pointer`
+    (column, row).
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 2}
