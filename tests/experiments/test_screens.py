@@ -43,12 +43,12 @@ class Oracle:
 
 @pytest.fixture(scope="module")
 def screen_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Actor-critic on clicks, two tasks, two evaluations of 8 episodes."""
+    """Actor-critic on clicks, two tasks, two evaluations of 12 episodes."""
     out = tmp_path_factory.mktemp("screens") / "run"
     tasks = ["--env.task", "click-button", "focus-text", "--env.actions", "grid", "--env.max-steps", "2"]
     tasks += ["--warmup.episodes", "0", "--agent.encoder", "cnn"]
     small = ["--num-envs", "2", "--agent.n-steps", "2", "--total-timesteps", "8", "--eval-freq", "4", "--no-progress"]
-    argv = ["actor-critic", "gui/mix-v0", *tasks, *small, "--eval-episodes", "8", "--out", str(out)]
+    argv = ["actor-critic", "gui/mix-v0", *tasks, *small, "--eval-episodes", "12", "--out", str(out)]
     assert run.command(argv) == 0
     return out
 
@@ -168,8 +168,8 @@ def test_a_run_leaves_episodes_and_success_per_task(screen_run: Path) -> None:
         step = int(row["timesteps"])
         these = [one for one in rows if int(one["timesteps"]) == step]
         assert [one["task"] for one in these] == ["click-button", "focus-text"]
-        assert sum(int(one["episodes"]) for one in these) == 8
-        mean = sum(float(one["success"]) * int(one["episodes"]) for one in these) / 8
+        assert sum(int(one["episodes"]) for one in these) == 12
+        mean = sum(float(one["success"]) * int(one["episodes"]) for one in these) / 12
         assert mean == pytest.approx(row["mean_reward"])
         with Image.open(screen_run / "screens" / f"step-{step}.gif") as image:
             assert image.n_frames > KEPT  # type: ignore[attr-defined]
@@ -280,7 +280,7 @@ def test_a_suite_takes_the_agents_of_a_neighbour(ppo_run: Path, capsys: pytest.C
 
 def test_evaluate_tells_the_tasks_of_a_mixture(screen_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    argv = [str(screen_run), "--episodes", "6", "--seed", "0", "--checkpoint", "latest", "--random"]
+    argv = [str(screen_run), "--episodes", "12", "--seed", "0", "--checkpoint", "latest", "--random"]
     assert command.command([*argv, "--video"]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("click-button", "focus-text", "random actions", "mean over tasks"))
@@ -288,5 +288,5 @@ def test_evaluate_tells_the_tasks_of_a_mixture(screen_run: Path, capsys: pytest.
     assert command.command([*argv, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert sorted(set(found["tasks"])) == ["click-button", "focus-text"]
-    assert len(found["tasks"]) == 6
+    assert len(found["tasks"]) == 12
     assert 0 <= found["random_mean"] <= 1
