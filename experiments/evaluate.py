@@ -14,7 +14,7 @@ import tyro
 
 from experiments import cli
 from experiments.rundir import RunDir, open_run
-from experiments.settings import check_device
+from experiments.settings import prepare_torch
 from experiments.video import check_imageio, record_episode, write_moments
 
 if TYPE_CHECKING:
@@ -78,13 +78,10 @@ def command(argv: list[str]) -> int:
         if "DISPLAY" not in os.environ and sys.platform == "linux":
             os.environ.setdefault("MUJOCO_GL", "egl")
         check_imageio()
-    import torch
-
     from experiments.screens import Watcher, by_task
     from experiments.suite import as_table
 
-    check_device(options.device)
-    torch.set_num_threads(1)
+    prepare_torch(options.device)
     subject = load(options)
     if options.samples > 1 and not answers_text(subject):
         raise ValueError(f"--samples is for text environments; {subject.env_id} is none")

@@ -22,7 +22,7 @@ import tyro
 
 from experiments import cli
 from experiments.rundir import RunDir, check_out, claimed, create_run, write_aside
-from experiments.settings import RunOptions, check_device, config_type, from_config, hint, option, save_config
+from experiments.settings import RunOptions, config_type, from_config, hint, option, prepare_torch, save_config
 
 if TYPE_CHECKING:
     import agents
@@ -160,7 +160,7 @@ def rl(argv: list[str]) -> int:
     options.check()
     if options.out is not None:
         check_out(options.out)
-    _prepare(options.device, options.torch_threads)
+    prepare_torch(options.device, options.torch_threads, options.matmul_precision)
     before = _measure(source, 500, options.device)
     if not any(word.replace("_", "-").startswith("--agent.max-tokens") for word in rest):
         longest = int(before.tokens[before.returns >= 1].max(initial=1))
@@ -196,7 +196,7 @@ def _derive(method: str, argv: list[str], options: Options, change: Callable[[Le
     for name in ("episodes", "problems", "samples", "epochs", "batch_size"):
         if getattr(options, name, 1) < 1:
             raise ValueError(f"{option(name)} must be at least 1, got {getattr(options, name)}")
-    _prepare(options.device)
+    prepare_torch(options.device)
     saved = _saved(options.run)
     before = _measure(options.run, options.episodes, options.device)
     settings = dataclasses.replace(
@@ -259,13 +259,6 @@ def _learn_from_samples(
     found = {"sampled_accuracy": right, **metrics}
     print("  ".join(f"{name} {value:.4g}" for name, value in found.items()))
     return found
-
-
-def _prepare(device: str, threads: int = 1) -> None:
-    import torch
-
-    check_device(device)
-    torch.set_num_threads(threads)
 
 
 def _saved(path: Path) -> RunOptions:

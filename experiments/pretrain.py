@@ -21,7 +21,7 @@ import tyro
 from experiments import cli
 from experiments.environments import env_options, make_eval_env
 from experiments.rundir import RunDir, check_out, claimed, create_run, open_run
-from experiments.settings import build, check_device, field_default, option, plain, versions
+from experiments.settings import build, check_precision, field_default, option, plain, prepare_torch, versions
 
 if TYPE_CHECKING:
     from experiments.pretraining import Pretraining
@@ -66,6 +66,8 @@ class PretrainOptions:
     """Where the networks are: auto, cpu, cuda."""
     torch_threads: int = 1
     """Threads of torch on the CPU."""
+    matmul_precision: str = "highest"
+    """How float32 products are computed, in torch's words: highest, high or medium (bfloat16)."""
     quiet: bool = False
     """Print nothing but errors and the closing summary."""
     debug: bool = False
@@ -78,6 +80,7 @@ class PretrainOptions:
         for name in ("steps", "batch_size", "screenshots", "learning_rate", "num_envs", "eval_freq", "torch_threads"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{option(name)} must be positive, got {getattr(self, name)}")
+        check_precision(self.matmul_precision)
         if not 0 <= self.demonstrated <= 1:
             raise ValueError(f"--demonstrated must lie between 0 and 1, got {self.demonstrated}")
         if self.seed < 0:
@@ -149,10 +152,7 @@ def command(argv: list[str]) -> int:
     options = parse(argv)
     if options.out is not None:
         check_out(options.out)
-    import torch
-
-    check_device(options.device)
-    torch.set_num_threads(options.torch_threads)
+    prepare_torch(options.device, options.torch_threads, options.matmul_precision)
     run = None if options.resume is None else open_run(options.resume)
     learner = new_learner(options)
     if run is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments import cli
 from experiments.rundir import check_out, claimed, create_run, open_run
-from experiments.settings import RunOptions, check_device, parse_run, save_config
+from experiments.settings import RunOptions, parse_run, prepare_torch, save_config
 
 if TYPE_CHECKING:
     from experiments.training import Learner
@@ -18,10 +18,7 @@ def command(argv: list[str]) -> int:
     options = parse_run(argv)
     if options.out is not None:
         check_out(options.out)
-    import torch
-
-    check_device(options.device)
-    torch.set_num_threads(options.torch_threads)
+    prepare_torch(options.device, options.torch_threads, options.matmul_precision)
     if options.resume is not None:
         return _resume(options, options.resume)
 

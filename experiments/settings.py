@@ -26,7 +26,12 @@ ALGORITHMS = ("actor-critic", "ddpg", "kimi", "trpo")
 SB3_ALGORITHMS = ("sb3/a2c", "sb3/ddpg", "sb3/ppo", "sb3/sac", "sb3/td3", "sb3/trpo")
 CONFIGS = Path(__file__).parent / "configs"
 
-TUNABLE = ("total_timesteps", "num_envs", "eval_episodes", "eval_samples", "torch_threads", "env", "agent", "warmup")
+PRECISIONS = ("highest", "high", "medium")
+
+TUNABLE = (
+    "total_timesteps", "num_envs", "eval_episodes", "eval_samples", "torch_threads", "matmul_precision",
+    "env", "agent", "warmup",
+)  # fmt: skip
 # What may differ from the saved configuration when a run is resumed.
 CHANGEABLE = ("total_timesteps", "out", "resume", "progress", "quiet", "debug")
 
@@ -55,6 +60,9 @@ class RunOptions:
     """Where the networks are: auto, cpu, cuda."""
     torch_threads: int = 1
     """Threads of torch on the CPU; more than one slows small networks down."""
+    matmul_precision: str = "highest"
+    """How float32 products are computed, in torch's words: highest (float32), high (TensorFloat32) or medium
+    (bfloat16), several times faster where the processor or GPU has such units; weights and sums stay float32."""
     eval_freq: int = 20_000
     """Environment steps between evaluations; 0: none. Unless given, a fiftieth of all, but at least 1000."""
     eval_episodes: int = 10
@@ -84,6 +92,7 @@ class RunOptions:
         for name in ("total_timesteps", "num_envs", "eval_episodes", "eval_samples", "torch_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{option(name)} must be at least 1, got {getattr(self, name)}")
+        check_precision(self.matmul_precision)
         for name in ("seed", "eval_freq", "checkpoint_freq", "keep_last"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{option(name)} must not be negative, got {getattr(self, name)}")
@@ -230,10 +239,21 @@ def check_algorithm(algo: str) -> None:
         raise ValueError(f"there is no algorithm {algo!r}.{hint(algo, known) or ' Known: ' + ', '.join(known)}")
 
 
-def check_device(device: str) -> None:
-    """Raise ValueError where torch cannot put a network on `device`."""
+def check_precision(precision: str) -> None:
+    """Raise ValueError for a precision of products that torch does not have."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"--matmul-precision must be one of {', '.join(PRECISIONS)}, got {precision}")
+
+
+def prepare_torch(device: str, threads: int = 1, matmul_precision: str = "highest") -> None:
+    """Torch's threads and the precision of its products, for this process. Raises ValueError where torch cannot put a
+    network on `device`."""
     import torch
 
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(matmul_precision)
+    onednn: Any = torch.backends.mkldnn
+    onednn.conv.fp32_precision = onednn.matmul.fp32_precision  # torch's switch leaves convolutions alone
     if device == "auto":
         return
     try:
