@@ -38,17 +38,16 @@ class Seen:
     summary: Tensor
 
 
-class PointerNet(nn.Module):
-    """Logits of the choices of `layout`, for observations with one image and at most one text.
+class Sight(nn.Module):
+    """A screen seen with its instruction, for observations with one image and one text.
 
     Patches look up what the instruction says of what they show (attention over its tokens), and the instruction
-    modulates a convolution over them (FiLM, Perez et al. 2018). A summary of both decides on the type; every choice is
-    added to it before the next is made. A point is the product of a query made from it with the patches' keys.
+    modulates a convolution over them (FiLM, Perez et al. 2018).
+
+    Raises ValueError for other observations, and for an encoder that gives no patches.
     """
 
-    def __init__(
-        self, observation_space: spaces.Space, layout: Layout, encoder: str | EncoderConfig, width: int = 64
-    ) -> None:
+    def __init__(self, observation_space: spaces.Space, encoder: str | EncoderConfig, width: int) -> None:
         super().__init__()
         named = leaves(observation_space)
         images = [name for name, leaf in named.items() if is_image(leaf)]
@@ -57,7 +56,7 @@ class PointerNet(nn.Module):
             raise ValueError(
                 f"a pointer sees one image (uint8, from 8x8) and one text, its instruction; got {observation_space}"
             )
-        self.layout, self.image_name, self.text_name = layout, images[0], texts[0]
+        self.image_name, self.text_name = images[0], texts[0]
         self.encoder = make_encoder(observation_space, encoder)
         if self.image_name not in self.encoder.grids:
             raise ValueError("a pointer needs an encoder with patches: cnn, reader, vit, clip, siglip or a saved one")
@@ -79,18 +78,6 @@ class PointerNet(nn.Module):
         self.summary = nn.Sequential(
             nn.Linear(self.encoder.out_dim + HEADS * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
         )
-        self.kind = _head(width, len(layout.types))
-        self.kind_said = nn.Embedding(len(layout.types), width)
-        self.heads = nn.ModuleDict()  # by argument, "argument_" before it, as a ModuleDict has methods of its own
-        last = next(reversed(layout.arguments), "")
-        for name, argument in layout.arguments.items():
-            match argument:
-                case spaces.Discrete():
-                    self.heads[f"argument_{name}"] = _Discrete(width, int(argument.n), more=name != last)
-                case spaces.Text():
-                    self.heads[f"argument_{name}"] = _Span(width, argument)
-                case _:
-                    self.heads[f"argument_{name}"] = _Point(width, cells_on_screen(self.grid), more=name != last)
 
     def see(self, obs: Any) -> Seen:
         """All that comes before the first choice."""
@@ -123,6 +110,37 @@ class PointerNet(nn.Module):
         size: int = self.encoder.tower(self.text_name).out_dim  # type: ignore[assignment]
         return features.pooled[:, :size] if first else features.pooled[:, -size:]
 
+    def mentions(self, seen: Seen, patch: Tensor) -> Tensor:
+        """How strongly a patch [batch] of each screen looks up each instruction, logits [batch, batch]."""
+        shown = seen.plain[torch.arange(len(patch), device=patch.device), patch]
+        return self.look_up.strength(shown, seen.said.values, seen.said.mask)
+
+
+class PointerNet(Sight):
+    """Logits of the choices of `layout` for what is seen.
+
+    A summary of screen and instruction decides on the type; every choice is added to it before the next is made. A
+    point is the product of a query made from it with the patches' keys.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space, layout: Layout, encoder: str | EncoderConfig, width: int = 64
+    ) -> None:
+        super().__init__(observation_space, encoder, width)
+        self.layout = layout
+        self.kind = _head(width, len(layout.types))
+        self.kind_said = nn.Embedding(len(layout.types), width)
+        self.heads = nn.ModuleDict()  # by argument, "argument_" before it, as a ModuleDict has methods of its own
+        last = next(reversed(layout.arguments), "")
+        for name, argument in layout.arguments.items():
+            match argument:
+                case spaces.Discrete():
+                    self.heads[f"argument_{name}"] = _Discrete(width, int(argument.n), more=name != last)
+                case spaces.Text():
+                    self.heads[f"argument_{name}"] = _Span(width, argument)
+                case _:
+                    self.heads[f"argument_{name}"] = _Point(width, cells_on_screen(self.grid), more=name != last)
+
     def choose(self, seen: Seen, pick: Pick) -> list[Tensor]:
         """Go through all choices in order, each made by `pick`; the logits of each, [batch, size]."""
         logits = [self.kind(seen.summary)]
@@ -135,11 +153,6 @@ class PointerNet(nn.Module):
             logits += made
             state = state + relevant[:, columns[0], None] * said
         return logits
-
-    def mentions(self, seen: Seen, patch: Tensor) -> Tensor:
-        """How strongly a patch [batch] of each screen looks up each instruction, logits [batch, batch]."""
-        shown = seen.plain[torch.arange(len(patch), device=patch.device), patch]
-        return self.look_up.strength(shown, seen.said.values, seen.said.mask)
 
 
 class _Attention(nn.Module):
