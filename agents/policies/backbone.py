@@ -1,6 +1,8 @@
 """A transformers causal language model as two functions: tokens to hidden states, hidden states to logits.
 
 Apart, because the head is the widest matrix of a small model: it must see only positions whose logits are wanted.
+Tokens beyond the vocabulary stand for what `pictures` holds, so that whoever lays out or compares prompts need not know
+of pictures.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaModel
 
 
 class Backbone:
@@ -18,12 +21,13 @@ class Backbone:
 
     takes_masks: whether the model's rows may be laid out freely (masks [batch, 1, length, keys] and positions are
     heeded), found by trying; recurrent, sliding-window and ALiBi models say no.
+    pictures: embeddings [n, width] that the tokens first_picture, first_picture + 1, ... stand for, or None.
 
     Raises ValueError for a model whose logits are not its head's on its last hidden states.
     """
 
     def __init__(self, model: Any) -> None:
-        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.model = _language_part(model.get_base_model() if hasattr(model, "get_base_model") else model)
         self.config = self.model.config.get_text_config(decoder=True)
         accepted = inspect.signature(self.model.base_model.forward).parameters
         self.cache_name = "past_key_values" if "past_key_values" in accepted else "cache_params"
@@ -31,6 +35,8 @@ class Backbone:
         self.width: int = self.model.get_output_embeddings().weight.shape[1]
         self.vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         self.context: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.first_picture = max(self.vocabulary, len(self.model.get_input_embeddings().weight))
+        self.pictures: Tensor | None = None
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
@@ -58,7 +64,14 @@ class Backbone:
             inputs["attention_mask"] = mask
         if self.positions and positions is not None:
             inputs["position_ids"] = positions
-        return self.model.base_model(tokens, **inputs)[0]
+        if self.pictures is None:
+            return self.model.base_model(tokens, **inputs)[0]
+        return self.model.base_model(inputs_embeds=self._embed(tokens, self.pictures), **inputs)[0]
+
+    def _embed(self, tokens: Tensor, pictures: Tensor) -> Tensor:
+        seen = tokens >= self.first_picture
+        words = self.model.get_input_embeddings()(tokens.masked_fill(seen, 0))
+        return words.masked_scatter(seen[..., None], pictures[tokens[seen] - self.first_picture].to(words.dtype))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., vocabulary] in float32."""
@@ -97,3 +110,17 @@ class Backbone:
             return False
         alone = self.hidden(tokens[:, [0, 1, 3, 4]])[:, -1]
         return torch.allclose(found, alone, rtol=1e-2, atol=1e-3 * float(alone.abs().max()))
+
+
+def _language_part(model: Any) -> Any:
+    """Of an image-text model on a Llama the causal language model in it, whose modules it shares; others as they are.
+
+    A Llama on its own is decoded faster (`llama_cache`).
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    if isinstance(model, LlamaForCausalLM) or type(decoder) is not LlamaModel:
+        return model
+    with torch.device("meta"):
+        part = LlamaForCausalLM(decoder.config)
+    part.model, part.lm_head = decoder, model.get_output_embeddings()
+    return part.train(model.training)

@@ -8,6 +8,7 @@ Training passes are bounded in tokens, compute a prompt once for several of its 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.core.buffer import Ragged
+from agents.core.spaces import decode_text
 from agents.policies.backbone import Backbone
 from agents.policies.categorical import MultiCategorical
 from agents.policies.generation import Response, generate
@@ -66,6 +68,15 @@ class LanguagePolicy(nn.Module):
         return cls(model, tokenizer, micro_batch_tokens=micro_batch_tokens)
 
     # --- text ---------------------------------------------------------------------------------------------------
+
+    def prompts(self, obs: Any) -> list[Tensor]:
+        """Tokens int64 [p] of observations: the prompts to which responses are written."""
+        return self.prompt_tokens(decode_text(obs))
+
+    @contextmanager
+    def reading(self, obs: Any) -> Iterator[list[Tensor]]:
+        """`prompts(obs)`, which mean something to `generate` and to all scores as long as the context lasts."""
+        yield self.prompts(obs)
 
     @property
     def chats(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -30,7 +31,8 @@ class PolicyConfig:
     freeze_encoder: bool = False
     """Leave the encoder of images and text as it is."""
     model: str = "tiny"
-    """Text: tiny (from scratch), smollm2, a GGUF file, or a path or hub id that transformers loads."""
+    """Text: tiny (from scratch), smollm2, a GGUF file, or a path or hub id that transformers loads; on screens tiny, or
+    that of an image-text model."""
     lora_rank: int = 0
     """Text: train low-rank adapters of this rank (needs peft) instead of all weights; 0: all weights."""
     max_tokens: int = 64
@@ -66,8 +68,8 @@ def make_policy(
     device: torch.device | str = "cpu",
     token_budget: int = 0,
 ) -> Policy:
-    """The stochastic policy for these spaces: a language model for Text, a pointer for tagged unions (OneOf), else an
-    encoder and a distribution.
+    """The stochastic policy for these spaces: a language model for Text (with eyes where there is a screenshot), a
+    pointer for tagged unions (OneOf), else an encoder and a distribution.
 
     seed: of a language model made from scratch; other first weights come from torch's global generator. token_budget:
     see `TextPolicy`.
@@ -86,8 +88,6 @@ def make_policy(
             log_std_init=config.log_std_init,
             encoder=config.encoder_config,
         ).to(device)
-    if not isinstance(observation_space, spaces.Text):
-        raise ValueError(f"a language model answers text with text; the observation here is {observation_space}")
     if importlib.util.find_spec("transformers") is None:
         raise ModuleNotFoundError('Text needs the package transformers: pip install "transformers>=5"')
     # These bring transformers, which control need not wait for.
@@ -95,14 +95,18 @@ def make_policy(
     from agents.policies.models import Lora
     from agents.policies.sampling import Sampling
     from agents.policies.text import TextPolicy
+    from agents.policies.vision_language import VisionLanguagePolicy
 
-    language = LanguagePolicy.load(
-        config.model,
-        device=device,
-        lora=Lora(rank=config.lora_rank) if config.lora_rank else None,
-        seed=seed,
-        micro_batch_tokens=config.micro_batch_tokens,
-    )
+    settings: dict[str, Any] = {
+        "device": device,
+        "lora": Lora(rank=config.lora_rank) if config.lora_rank else None,
+        "seed": seed,
+        "micro_batch_tokens": config.micro_batch_tokens,
+    }
+    if isinstance(observation_space, spaces.Text):
+        language = LanguagePolicy.load(config.model, **settings)
+    else:
+        language = VisionLanguagePolicy.load(config.model, observation_space, **settings)
     sampling = Sampling(
         max_tokens=config.max_tokens,
         temperature=config.temperature,

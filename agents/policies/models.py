@@ -1,4 +1,5 @@
-"""Language models and their tokenizers by name: `tiny`, `smollm2`, a GGUF file, or whatever transformers loads.
+"""Language models and their tokenizers by name: `tiny`, `smollm2`, a GGUF file, or whatever transformers loads; and
+image-text models with their processors: a `tiny` one, or whatever transformers loads.
 
 Left out: quantised weights. A GGUF file is dequantised to float32 once and kept as safetensors in the user's cache.
 """
@@ -12,12 +13,20 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+# UI-TARS's notation of actions, which `tiny` writes in tokens of its own: digits and typed text are left to characters.
+ACTION_WORDS = (
+    *("Thought: ", "\nAction: ", "click(", "left_double(", "right_single(", "drag(", "hotkey(", "type(", "scroll("),
+    *("wait()", "finished(", "point='<point>", "start_point='<point>", "end_point='<point>", "</point>'"),
+    *("direction='", "key='", "content='", "')"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,17 @@ class TinySize:
     kv_heads: int = 4
     intermediate: int = 384
     context: int = 4096  # tokens of prompt and response together
+
+
+@dataclass(frozen=True)
+class TinyEyes:
+    """Size of the SigLIP tower with which `tiny` looks at screens; one token for each square of `patch` pixels."""
+
+    hidden: int = 128
+    layers: int = 2
+    heads: int = 4
+    intermediate: int = 256
+    patch: int = 16
 
 
 @dataclass(frozen=True)
@@ -76,12 +96,46 @@ def load_language_model(
     return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 
-def character_tokenizer() -> Any:
+def load_image_text_model(
+    name: str,
+    screen: tuple[int, int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    lora: Lora | None = None,
+    seed: int = 0,
+    size: TinySize | None = None,
+    eyes: TinyEyes | None = None,
+) -> tuple[Any, Any]:
+    """A model that answers text to text and pictures, and its processor, in the manner of `load_language_model`.
+
+    name: "tiny" (from scratch: LLaVA's architecture for pictures of `screen` = (height, width) pixels, of `size` and
+    `eyes`), or a path or hub id of whatever transformers' AutoModelForImageTextToText loads.
+
+    Raises ValueError for a model that does not see.
+    """
+    if (size is not None or eyes is not None) and name != "tiny":
+        raise ValueError(f"size and eyes describe the model 'tiny'; {name!r} brings its own")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "tiny":
+            model, processor = _tiny_with_eyes(size or TinySize(), eyes or TinyEyes(), screen)
+        else:
+            model, processor = _pretrained_with_eyes(name)
+        model.get_input_embeddings().padding_idx = None  # as of any language model
+        if lora is not None:
+            model = _with_adapters(model, lora)
+    return model.to(device=device, dtype=dtype).eval(), processor
+
+
+def character_tokenizer(words: Sequence[str] = ()) -> Any:
     """One token for each ASCII character, several (UTF-8 bytes) for any other; token 0 pads, 1 is the stop token.
+
+    words: strings that are one token wherever they stand.
 
     A transformers tokenizer: it saves, loads and pads like any other. Impossible bytes decode to U+FFFD.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     # sorted by code point: the visible ASCII characters first
@@ -90,33 +144,79 @@ def character_tokenizer() -> Any:
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
         eos_token="<stop>",
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,  # "<stop>" in a problem is six characters
     )
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
+    return tokenizer
+
+
+def _tiny_config(size: TinySize, tokenizer: Any) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
+        max_position_embeddings=size.context,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
 
 
 def _tiny(size: TinySize, tokenizer: Any) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=size.hidden,
-            intermediate_size=size.intermediate,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            num_key_value_heads=size.kv_heads,
-            max_position_embeddings=size.context,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-        )
+    return LlamaForCausalLM(_tiny_config(size, tokenizer))
+
+
+def _tiny_with_eyes(size: TinySize, eyes: TinyEyes, screen: tuple[int, int]) -> tuple[Any, Any]:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, SiglipVisionConfig
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tokenizer = character_tokenizer(("<image>", *ACTION_WORDS))
+    rows, columns = (-(-side // eyes.patch) for side in screen)
+    half = [0.5, 0.5, 0.5]
+    pixels = CLIPImageProcessorPil(
+        do_resize=False,
+        do_center_crop=True,  # to whole patches, with a black edge
+        crop_size={"height": rows * eyes.patch, "width": columns * eyes.patch},
+        image_mean=half,
+        image_std=half,
     )
+    processor = LlavaProcessor(pixels, tokenizer, patch_size=eyes.patch, vision_feature_select_strategy="full")
+    config = LlavaConfig(
+        text_config=_tiny_config(size, tokenizer),
+        vision_config=SiglipVisionConfig(
+            hidden_size=eyes.hidden,
+            intermediate_size=eyes.intermediate,
+            num_hidden_layers=eyes.layers,
+            num_attention_heads=eyes.heads,
+            image_size=max(rows, columns) * eyes.patch,
+            patch_size=eyes.patch,
+            vision_use_head=False,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config)
+    # SigLIP's class makes square tables of positions; a screen is none.
+    table = model.model.vision_tower.embeddings
+    table.position_embedding = nn.Embedding(rows * columns, eyes.hidden)
+    nn.init.normal_(table.position_embedding.weight, std=eyes.hidden**-0.5)
+    table.position_ids = torch.arange(rows * columns)[None]
+    return model, processor
 
 
 def _pretrained(name: str) -> tuple[Any, Any]:
@@ -129,6 +229,19 @@ def _pretrained(name: str) -> tuple[Any, Any]:
     else:
         source = name
     return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), AutoTokenizer.from_pretrained(source)
+
+
+def _pretrained_with_eyes(name: str) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    blind = name == "smollm2" or name.lower().endswith(".gguf")
+    if blind or type(AutoConfig.from_pretrained(name)) not in AutoModelForImageTextToText._model_mapping:
+        raise ValueError(
+            f"the model {name} sees no pictures; screens take tiny (from scratch), or a path or hub id of an "
+            "image-text model that transformers loads (AutoModelForImageTextToText), as LLaVA or SmolVLM"
+        )
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32)
+    return model, AutoProcessor.from_pretrained(name)
 
 
 def _smollm2_file() -> Path:

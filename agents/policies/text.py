@@ -1,10 +1,11 @@
-"""A language model as the policy of a text environment: each of its tokens is a decision.
+"""A language model as the policy of a text environment, or of a screen: each of its tokens is a decision.
 
 A response is stored as its tokens, with the log-probability each was drawn with and the version of the weights that
 drew it; text is made for the environment alone. A response that the token budget cuts short is parked: its environment
 waits, nothing is stored, and the response goes on at the next call.
 
-Left out: conversations as chat messages. A prompt is the observation's text (one user message for a chat model).
+Left out: conversations as chat messages. A prompt is the observation's text (one user message for a chat model), behind
+the screenshot where there is one.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agents.core.buffer import Batch, Field, Ragged
-from agents.core.spaces import decode_text
 from agents.policies.categorical import MultiCategorical
 from agents.policies.generation import STOP_REASONS, Response
 from agents.policies.language import LanguagePolicy
@@ -61,17 +62,21 @@ class TextPolicy(Policy):
     # --- acting -------------------------------------------------------------------------------------------------
 
     def act(
-        self, obs: Ragged, generator: torch.Generator, *, episode_start: np.ndarray | None = None, version: int = 0
+        self, obs: Any, generator: torch.Generator, *, episode_start: np.ndarray | None = None, version: int = 0
     ) -> dict[str, Ragged | Tensor | np.ndarray]:
         """The `fields` for N environments, and `idle` [N]: whose response is still being written."""
-        prompts = self.language.prompt_tokens(decode_text(obs))
         for i in [] if episode_start is None else np.flatnonzero(episode_start).tolist():
             self.parked.pop(i, None)  # what it answers is gone
-        order = sorted(range(len(prompts)), key=lambda i: i not in self.parked)  # parked ones are finished first
-        requests = [self.parked.get(i, prompts[i]) for i in order]
         before = sum(len(response.tokens) for response in self.parked.values())
         budget = None if self.token_budget == 0 else self.token_budget - self.used
-        found = self.language.generate(requests, self.sampling, generator=generator, version=version, budget=budget)
+        with torch.no_grad(), self.language.reading(obs) as prompts:
+            order = sorted(range(len(prompts)), key=lambda i: i not in self.parked)  # parked ones are finished first
+            requests = [
+                # the same prompt, in whose tokens a picture may have another number now
+                replace(self.parked[i], prompt=prompts[i]) if i in self.parked else prompts[i]
+                for i in order
+            ]
+            found = self.language.generate(requests, self.sampling, generator=generator, version=version, budget=budget)
         self.used += sum(len(response.tokens) for response in found) - before
         responses = dict(zip(order, found, strict=True))
         self.parked = {i: response for i, response in responses.items() if not response.finished}
@@ -84,19 +89,19 @@ class TextPolicy(Policy):
             "idle": np.array([not r.finished for r in ordered]),
         }
 
-    def choose(self, obs: Ragged, deterministic: bool, generator: torch.Generator) -> Ragged:
+    def choose(self, obs: Any, deterministic: bool, generator: torch.Generator) -> Ragged:
         return Ragged.of([r.tokens for r in self.respond(obs, deterministic, generator)], torch.int64)
 
-    def respond(self, obs: Ragged, deterministic: bool, generator: torch.Generator) -> list[Response]:
+    def respond(self, obs: Any, deterministic: bool, generator: torch.Generator) -> list[Response]:
         """Responses for evaluation, the most probable token at every place where `deterministic`."""
         sampling = replace(self.sampling, temperature=0.0) if deterministic else self.sampling
-        prompts = self.language.prompt_tokens(decode_text(obs))
-        return self.language.generate(prompts, sampling, generator=generator)
+        with torch.no_grad(), self.language.reading(obs) as prompts:
+            return self.language.generate(prompts, sampling, generator=generator)
 
-    def to_env(self, action: Ragged, obs: Ragged) -> list[str]:
+    def to_env(self, action: Ragged, obs: Any) -> list[str]:
         return self.language.decode(action.rows())
 
-    def from_env(self, actions: Sequence[str], obs: Ragged) -> Ragged:
+    def from_env(self, actions: Sequence[str], obs: Any) -> Ragged:
         """Texts as tokens, each closed by the stop token."""
         return Ragged.of(self.language.response_tokens(actions), torch.int64)
 
@@ -105,15 +110,16 @@ class TextPolicy(Policy):
     def decisions(self, steps: Batch, *, entropy: bool = False) -> Decisions:
         """Of every response token. Without `entropy` it is estimated as -log_prob of the tokens drawn, which is free,
         where that of the distribution takes one more pass over the whole vocabulary."""
-        prompts, responses = self._sequences(steps)
-        scores = self.language.score(
-            prompts,
-            responses,
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            entropies=entropy,
-            states=True,
-        )
+        responses = _responses(steps)
+        with self.language.reading(steps.obs) as prompts:
+            scores = self.language.score(
+                prompts,
+                responses,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                entropies=entropy,
+                states=True,
+            )
         assert scores.hidden is not None
         log_prob, lengths = scores.log_probs.values, scores.log_probs.lengths
         behaviour = steps["log_prob"].values if "log_prob" in steps else None
@@ -126,7 +132,9 @@ class TextPolicy(Policy):
 
     def distribution(self, steps: Batch) -> MultiCategorical:
         """The categorical over the vocabulary at every response token; nuclei (top_p < 1) are not cut out of it."""
-        return self.language.distribution(*self._sequences(steps), temperature=self.sampling.temperature)
+        # the fused kernels, of whatever reads a picture too, have one derivative
+        with sdpa_kernel(SDPBackend.MATH), self.language.reading(steps.obs) as prompts:
+            return self.language.distribution(prompts, _responses(steps), temperature=self.sampling.temperature)
 
     @property
     def critic_space(self) -> spaces.Box:
@@ -135,15 +143,17 @@ class TextPolicy(Policy):
 
     def features(self, steps: Batch) -> Tensor:
         """[tokens, width]"""
-        return self.language.hidden(*self._sequences(steps)).values
+        with self.language.reading(steps.obs) as prompts:
+            return self.language.hidden(prompts, _responses(steps)).values
 
-    def first_features(self, obs: Ragged) -> Tensor:
+    def first_features(self, obs: Any) -> Tensor:
         """[batch, width]"""
-        return self.language.prompt_hidden(self.language.prompt_tokens(decode_text(obs)))
+        with self.language.reading(obs) as prompts:
+            return self.language.prompt_hidden(prompts)
 
     def micro_batches(self, steps: Batch, segment: Tensor) -> list[Tensor]:
         """Numbers of segments, cut so that one backward pass through whole segments fits in memory."""
-        prompts, responses = self._sequences(steps)
+        prompts, responses = self.language.prompts(steps.obs), _responses(steps)
         count = int(segment.max()) + 1
         if len(responses) == count:  # of one turn each
             return [torch.tensor(rows) for rows in self.language.micro_batches(prompts, responses)]
@@ -152,11 +162,6 @@ class TextPolicy(Policy):
             everything[i] += [prompt, response]
         whole = [torch.cat(sequence) for sequence in everything]
         return [torch.tensor(rows) for rows in self.language.micro_batches(whole, [whole[0][:0]] * count)]
-
-    def _sequences(self, steps: Batch) -> tuple[list[Tensor], list[Tensor]]:
-        """Prompts and responses as tokens."""
-        prompts = self.language.prompt_tokens(decode_text(steps.obs))
-        return prompts, steps["action"].to(torch.device("cpu")).rows()
 
     # --- checkpoint ---------------------------------------------------------------------------------------------
 
@@ -167,3 +172,8 @@ class TextPolicy(Policy):
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         self.used = state["used"]
         self.parked = {i: Response.from_state(response) for i, response in state["parked"].items()}
+
+
+def _responses(steps: Batch) -> list[Tensor]:
+    """Of each step, as tokens."""
+    return steps["action"].to(torch.device("cpu")).rows()
