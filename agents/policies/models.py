@@ -45,11 +45,11 @@ class TinySize:
 class TinyEyes:
     """Size of the SigLIP tower with which `tiny` looks at screens; one token for each square of `patch` pixels."""
 
-    hidden: int = 128
+    hidden: int = 64
     layers: int = 2
-    heads: int = 4
-    intermediate: int = 256
-    patch: int = 16
+    heads: int = 2
+    intermediate: int = 128
+    patch: int = 20
 
 
 @dataclass(frozen=True)

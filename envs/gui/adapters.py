@@ -101,7 +101,9 @@ class _Text:
         return parse(value, self.size, self.coordinates, self.types)
 
     def encode(self, action: Action) -> str:
-        return format_action(action, self.size, self.coordinates)
+        """In the format of UI-TARS's responses; the thought, of which an oracle has none, names the kind of action."""
+        thought = action.type.replace("_", " ").capitalize() + "."
+        return format_action(action, self.size, self.coordinates, thought=thought)
 
 
 class _Grid:
