@@ -19,6 +19,7 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
+from agents.core import distributed
 from agents.core.agent import Agent
 from agents.core.arrays import Array
 from agents.core.buffer import Batch, Field
@@ -251,9 +252,11 @@ class ActorCritic(Agent):
         steps, judged = credit(self.policy, self.critic, self.normalizer, rollout, rollout["reward"], c.gamma, lam)
         adv = judged.adv
         if c.normalize_advantage and len(adv) > 1:
-            adv = (adv - adv.mean()) / (adv.std() + 1e-8)
+            mean, std = distributed.moments(adv)
+            adv = (adv - mean) / (std + 1e-8)
         steps["adv"], steps["ret"] = (as_column(x, steps["log_prob"]) for x in (adv, judged.ret))
         self.flat.zero_grad()
+        (count,) = distributed.mean(len(adv))
         totals = torch.zeros(3, device=self.device)  # policy loss, squared error, entropy
         coefs = torch.tensor([1.0, c.value_coef, -c.entropy_coef], device=self.device)
         for rows in self.policy.micro_batches(steps, torch.arange(len(steps["log_prob"]))):
@@ -261,9 +264,10 @@ class ActorCritic(Agent):
             found = self.policy.decisions(part, entropy=True)
             error = self.critic(found.features) - per_decision(part["ret"])
             means = policy_loss(found.log_prob, per_decision(part["adv"])), error.square().mean(), found.entropy.mean()
-            terms = torch.stack(means) * (len(error) / len(adv))
+            terms = torch.stack(means) * (len(error) / count)
             (coefs @ terms).backward()
             totals += terms.detach()
+        distributed.average_(self.flat.grad)
         norm = self.flat.clip_grad(c.max_grad_norm)
         self.optimizer.step()
         return {
@@ -323,7 +327,8 @@ class ActorCritic(Agent):
         action = batch["action"].reshape(len(adv), *batch["action"].shape[batch["reward"].ndim :])
         kept, share = _kept(batch)
         if c.normalize_advantage and len(adv) > 1:
-            adv = (adv - adv[kept].mean()) / (float(torch.as_tensor(adv[kept]).std()) + 1e-8)
+            mean, std = distributed.moments(adv[kept])
+            adv = (adv - mean) / (float(std) + 1e-8)
         off_policy = c.variant == "off-policy"
         weight = importance(distribution.log_prob(action), batch["log_prob"], c.max_importance) if off_policy else share
         weighted = adv if weight is None else adv * weight
@@ -336,6 +341,7 @@ class ActorCritic(Agent):
         error = values - targets
         critic_grad = error * (2.0 * c.value_coef / len(error))
         critic_backward(critic_grad if weight is None else critic_grad * weight)
+        distributed.average_(self.flat.grad)
         self.flat.clip_grad(c.max_grad_norm)
         self.optimizer.step()
         if not self.log_due:

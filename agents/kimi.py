@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.core import distributed
 from agents.core.agent import Agent
 from agents.core.buffer import Episodes, Field
 from agents.core.flat import FlatParameters
@@ -132,6 +133,11 @@ class Kimi(Agent):
 
     def build(self) -> None:
         c = self.config
+        if distributed.world() > 1:
+            raise ValueError(
+                "kimi learns in one process, as its groups end at different times; "
+                "trpo, actor-critic and ddpg take several"
+            )
         self.policy = make_policy(
             self.observation_space,
             self.action_space,

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
+from agents.core import distributed
 from agents.core.agent import Agent
 from agents.core.buffer import Batch, Field
 from agents.core.flat import FlatAdam, FlatParameters
@@ -173,6 +175,11 @@ class TRPO(Agent):
 
     def build(self) -> None:
         c = self.config
+        if distributed.world() > 1 and isinstance(self.action_space, spaces.Text):
+            raise ValueError(
+                "trpo learns from text in one process, as responses of different lengths make fits of different "
+                "lengths; actor-critic takes several"
+            )
         self.policy = make_policy(self.observation_space, self.action_space, c, seed=self.seed, device=self.device)
         self.params: list[Tensor] = [p for p in self.policy.parameters() if p.requires_grad]
         self.critic = ValueFunction(
@@ -224,6 +231,8 @@ class TRPO(Agent):
         # The two fits share nothing but their inputs. The policy's is long operations, the critic's many short ones.
         with ThreadPoolExecutor(1) as pool:
             critic_fit = pool.submit(self.fit_critic, judged.features, judged.ret)
+            if distributed.world() > 1:  # ranks must meet in one order
+                critic_fit.result()
             metrics = self.improve_policy(seen)
             metrics["value_loss"] = critic_fit.result()
         metrics["explained_variance"] = float(explained_variance(judged.values, judged.ret))
@@ -239,7 +248,8 @@ class TRPO(Agent):
         c, params = self.config, self.params
         adv = per_decision(steps["adv"])
         if c.normalize_advantage and len(adv) > 1:
-            steps = Batch({**steps, "adv": as_column((adv - adv.mean()) / (adv.std() + 1e-8), steps["adv"])})
+            mean, std = distributed.moments(adv)
+            steps = Batch({**steps, "adv": as_column((adv - mean) / (std + 1e-8), steps["adv"])})
         batches = self.micro_batches(steps)
         old: list[Any] = []
         g, before = torch.zeros((), device=self.device), 0.0
@@ -249,6 +259,8 @@ class TRPO(Agent):
             g = g + flatten(torch.autograd.grad(objective, params, retain_graph=len(batches) == 1))
             before += objective.item()
             old.append(distribution.detach())
+        distributed.average_(g)
+        (before,) = distributed.mean(before)
         if c.fisher_share < 1:
             some = torch.linspace(0, len(steps["log_prob"]) - 1, max(1, int(c.fisher_share * len(steps["log_prob"]))))
             Fv = mean_product(self.policy, self.micro_batches(steps.take(some.long().to(self.device))), params)
@@ -258,7 +270,9 @@ class TRPO(Agent):
             Fv = fisher_vector_product(distribution, params)
 
         def damped(v: Tensor) -> Tensor:
-            return Fv(v).add_(v, alpha=c.damping)
+            product = Fv(v)
+            distributed.average_(product)
+            return product.add_(v, alpha=c.damping)
 
         s = conjugate_gradient(damped, g, c.cg_iterations)
         step = s * (2 * c.delta / (s @ damped(s))).sqrt()
@@ -273,6 +287,7 @@ class TRPO(Agent):
                     new = self.policy.distribution(batch)
                     after += surrogate(*decided(new, batch)).item() * share
                     kl += previous.kl(new).mean().item() * share
+                after, kl = distributed.mean(after, kl)
                 if math.isfinite(after) and after > before and kl <= c.delta:  # a NaN kl fails the comparison
                     accepted = fraction
                     break
@@ -311,6 +326,7 @@ class TRPO(Agent):
                 values, backward = self.critic.with_backward(obs_b)
                 error = values - ret_b
                 backward(error * (2.0 / len(error)))  # of the mean squared error
+                distributed.average_(self.flat_critic.grad)
                 self.critic_optimizer.step()
                 total += error.square_().sum()
         return float(total) / n

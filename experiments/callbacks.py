@@ -17,6 +17,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
+from agents.core import distributed
 from experiments.results import shown
 from experiments.rundir import RunDir
 
@@ -179,6 +180,8 @@ class Checkpoints(Boundary):
     def due(self) -> None:
         self.save(self.run.checkpoints / f"step-{self.now}", False)
         self.save(self.run.checkpoints / "latest", True)
+        if distributed.rank():
+            return
         steps = sorted({int(path.stem[5:]) for path in self.run.checkpoints.glob("step-*.*")})
         for step in steps[: -self.keep_last] if self.keep_last else []:
             for path in self.run.checkpoints.glob(f"step-{step}.*"):
@@ -189,7 +192,10 @@ class Checkpoints(Boundary):
 
 
 class Stop(BaseCallback):
-    """After `request()`, ends training: between two iterations (our agents), or at the next step (others)."""
+    """After `request()`, ends training: between two iterations (our agents), or at the next step (others).
+
+    Where several processes learn as one, one's request ends all.
+    """
 
     def __init__(self, between_iterations: bool) -> None:
         super().__init__()
@@ -200,8 +206,13 @@ class Stop(BaseCallback):
         """Safe to call from a signal handler."""
         self.requested = True
 
+    def agreed(self) -> bool:
+        """Whether any process's training is to end; all must ask alike."""
+        self.requested = distributed.agreed(self.requested)
+        return self.requested
+
     def _on_rollout_start(self) -> None:
-        if self.requested and self.between_iterations:
+        if self.between_iterations and self.agreed():
             self.model.stop()  # type: ignore[attr-defined]
 
     def _on_step(self) -> bool:

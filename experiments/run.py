@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,26 +18,42 @@ if TYPE_CHECKING:
 def command(argv: list[str]) -> int:
     """Parse, train, and return the exit status."""
     options = parse_run(argv)
-    if options.out is not None:
+    if options.out is not None and int(os.environ.get("RANK", "0")) == 0:
         check_out(options.out)
     prepare_torch(options.device, options.torch_threads, options.matmul_precision)
-    if options.resume is not None:
-        return _resume(options, options.resume)
 
+    from agents.core import distributed
+
+    distributed.start()
+    try:
+        return _resume(options, options.resume) if options.resume is not None else _begin(options, argv)
+    finally:
+        distributed.stop()
+
+
+def _begin(options: RunOptions, argv: list[str]) -> int:
+    """Train an agent from its beginning."""
+    from agents.core import distributed
     from experiments.training import train
 
     learner = _new_learner(options)
     # Only now, when nothing can be refused any more, does anything appear on disk.
-    run = create_run(options.out, options.algo, options.env_id, options.seed)
-    save_config(run, options, ["python", "-m", "experiments.run", *argv])
-    with claimed(run):
+    first, run = distributed.rank() == 0, None
+    if first:
+        run = create_run(options.out, options.algo, options.env_id, options.seed)
+        save_config(run, options, ["python", "-m", "experiments.run", *argv])
+    run = distributed.shared(run)
+    with claimed(run) if first else nullcontext():
         return train(options, learner, run)
 
 
 def _new_learner(options: RunOptions) -> Learner:
     if options.algo.startswith("sb3/"):
+        from agents.core import distributed
         from experiments import sb3
 
+        if distributed.world() > 1:
+            raise ValueError(f"{options.algo} learns in one process; trpo, actor-critic and ddpg take several")
         return sb3.new_learner(options)
     from experiments import ours
 
@@ -49,17 +67,21 @@ def _resume(options: RunOptions, path: Path) -> int:
             f"{path} cannot be resumed: Stable-Baselines3's files hold neither its environments nor its "
             "random generators; start a new run"
         )
+    from agents.core import distributed
     from experiments import ours
     from experiments.training import close_run, train
 
-    run = open_run(path)
-    with claimed(run):
-        for half in run.checkpoints.glob(".*.tmp"):  # written while the process was killed
+    run, first = open_run(path), distributed.rank() == 0
+    with claimed(run) if first else nullcontext():
+        for half in run.checkpoints.glob(".*.tmp") if first else ():  # written while the process was killed
             half.unlink()
         latest = run.checkpoints / f"latest{ours.SUFFIX}"
         learner = ours.load_learner(options, latest) if latest.exists() else ours.new_learner(options)
         step = learner.model.num_timesteps if latest.exists() else -1  # where nothing is saved, nothing is kept
         if step >= options.total_timesteps:
+            if not first:
+                learner.close()
+                return 0
             print(f"{path} is complete: it has {step:,} steps. --total-timesteps N takes it further.")
             learner.close()
             close_run(options, run)
@@ -67,10 +89,11 @@ def _resume(options: RunOptions, path: Path) -> int:
         if learner.warm_up is not None:
             learner.warm_up.resume(run)
             step = learner.warm_up.step
-        if step > 0 and not learner.model.restored_exactly:
-            print("The environments could not be put back where they were: their episodes start afresh.")
-        run.cut_after(step)
-        run.write_config({**run.read_config(), "total_timesteps": options.total_timesteps})
+        if first:
+            if step > 0 and not learner.model.restored_exactly:
+                print("The environments could not be put back where they were: their episodes start afresh.")
+            run.cut_after(step)
+            run.write_config({**run.read_config(), "total_timesteps": options.total_timesteps})
         return train(options, learner, run, resumed_at=step)
 
 

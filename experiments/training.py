@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
+from agents.core import distributed
 from experiments.callbacks import Checkpoints, EpisodeStats, Evaluation, Progress, Stop, say
 from experiments.logs import make_logger
 from experiments.results import FINAL, shown, summarise
@@ -55,13 +57,13 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
     """Train until `options.total_timesteps`; returns the exit status: 0, or 130 or 143 after a signal.
 
     `resumed_at` is the step of the checkpoint that `learner` was loaded from (negative within the warm-up), None for a
-    new run.
+    new run. Where several processes learn as one, the first alone evaluates, logs and writes.
     """
-    start = learner.model.num_timesteps
-    talk: Callable[[str], None] = (lambda text: None) if options.quiet else say
-    logger = make_logger(run, resumed_at=resumed_at, quiet=options.quiet)
+    start, first = learner.model.num_timesteps, distributed.rank() == 0
+    talk: Callable[[str], None] = say if first and not options.quiet else (lambda text: None)
+    logger = make_logger(run, resumed_at=resumed_at, quiet=options.quiet) if first else Logger(None, [])
     learner.model.set_logger(logger)
-    logs = _logs(learner, run)
+    logs = _logs(learner, run) if first else []
     evaluation = Evaluation(
         run,
         learner.evaluate,
@@ -80,8 +82,8 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         at_start=learner.warm_up is not None,
     )
     stop = Stop(between_iterations=learner.resumable)
-    callbacks: list[BaseCallback] = [evaluation, checkpoints, stop, *logs]
-    bar, bars = None, options.progress and not options.quiet and sys.stderr.isatty()
+    callbacks: list[BaseCallback] = [evaluation] * first + [checkpoints, stop, *logs]
+    bar, bars = None, first and options.progress and not options.quiet and sys.stderr.isatty()
     if bars:
         bar = Progress(options.total_timesteps, start)
         callbacks.append(bar)
@@ -90,8 +92,8 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
     try:
         with _signals(stop.request) as caught:
             if learner.warm_up is not None:
-                learner.warm_up.train(run, logger, talk, bar=bars, stopped=lambda: stop.requested)
-            if not stop.requested:
+                learner.warm_up.train(run, logger, talk, bar=bars, stopped=stop.agreed)
+            if not stop.agreed():
                 learner.model.learn(
                     options.total_timesteps - start,
                     callback=callbacks,
@@ -103,8 +105,10 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         logger.close()
         learner.close()
     seconds = time.monotonic() - began
-    if caught and learner.model.num_timesteps < options.total_timesteps:
-        return _stopped(options, run, learner, caught[0])
+    if not first:
+        return 0
+    if stop.requested and learner.model.num_timesteps < options.total_timesteps:
+        return _stopped(options, run, learner, caught[0] if caught else signal.SIGTERM)
     steps = learner.model.num_timesteps - start
     alone = steps / max(seconds - evaluation.seconds, 1e-9)
     speed = f"{steps / seconds:,.0f} steps/s, {alone:,.0f} without evaluations"

@@ -17,7 +17,7 @@ from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
 from agents import cloning
-from agents.core import checkpoint
+from agents.core import checkpoint, distributed
 from experiments.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class WarmUp:
             self.cloner.load_state_dict(checkpoint.load(run.warmup))
 
     def save(self, run: RunDir) -> None:
-        checkpoint.save(run.warmup, self.cloner.state_dict())
+        if distributed.rank() == 0:  # several processes all go through the same demonstrations
+            checkpoint.save(run.warmup, self.cloner.state_dict())
 
     def train(
         self, run: RunDir, logger: Logger, say: Callable[[str], None], *, bar: bool, stopped: Callable[[], bool]

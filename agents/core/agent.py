@@ -22,7 +22,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from agents.core import checkpoint
+from agents.core import checkpoint, distributed
 from agents.core.buffer import Buffer, Field
 from agents.core.callbacks import Infos, as_callback
 from agents.core.collector import Collector, transition_schema
@@ -76,7 +76,7 @@ class Agent:
             raise ValueError(f"{type(self).__name__} needs an environment: an id, an Env or a VectorEnv")
         self.seed = int(seed)
         self.device = chosen_device(device)
-        self.generator = torch.Generator(self.device).manual_seed(self.seed)
+        self.generator = torch.Generator(self.device).manual_seed(distributed.seed(self.seed))
         self.predict_generator = torch.Generator(self.device).manual_seed(self.seed + 1)
         self.num_timesteps = 0
         self.iterations = 0
@@ -154,6 +154,7 @@ class Agent:
     ) -> Self:
         """Collect and update until `total_timesteps` environment steps (summed over environments) have been made.
 
+        Where several processes learn as one, the steps of all count, and all must call this alike.
         callback: Stable-Baselines3 callbacks. `on_rollout_start` is the iteration boundary, where the whole state is
         consistent. log_interval: iterations between log rows. reset_num_timesteps=False makes `total_timesteps`
         additional steps, as in Stable-Baselines3.
@@ -172,7 +173,7 @@ class Agent:
             hook.on_training_start({"self": self, "total_timesteps": self.total_timesteps}, {})
 
         def on_step(step: dict[str, Any]) -> bool:
-            self.num_timesteps += step["num_steps"]
+            self.num_timesteps += step["num_steps"] * distributed.world()
             assert hook is not None
             step["infos"] = Infos(step["infos"], len(step["dones"]))
             hook.update_locals(step)
@@ -181,14 +182,15 @@ class Agent:
         while self.num_timesteps < self.total_timesteps:
             if hook is not None:
                 hook.on_rollout_start()
-            if self._stop_requested:
+            if distributed.agreed(self._stop_requested):
                 break
+            steps_so_far = self.num_timesteps
             count, finished, going = self.collector.collect(
                 self.rows_per_iteration(), None if hook is None else on_step, self.enough
             )
             self.ep_info_buffer.extend(finished)
-            if hook is None:
-                self.num_timesteps += count
+            # Within a collection the others' steps are taken to be as many as one's own; here they are counted.
+            self.num_timesteps = steps_so_far + round(distributed.mean(count)[0] * distributed.world())
             if not going:
                 self.buffer.clear()  # half a rollout: the next call to learn starts a whole one
                 break
@@ -221,20 +223,23 @@ class Agent:
             )
             self._check_spaces(self.env)
         schema = transition_schema(self.env, self.schema(), episodes=self.tasks() is not None)
-        self.buffer = Buffer(schema, self.buffer_rows(), self.env.num_envs, seed=self.seed)
+        self.buffer = Buffer(schema, self.buffer_rows(), self.env.num_envs, seed=distributed.seed(self.seed))
         self.collector = Collector(self.env, self, self.buffer, seed=self.seed, tasks=self.tasks())
 
     def _log(self, metrics: Mapping[str, float | Tensor], seconds: float, steps: int) -> None:
-        logger = self.logger
-        if self.ep_info_buffer:
-            logger.record("rollout/ep_rew_mean", float(np.mean([e["r"] for e in self.ep_info_buffer])))
-            logger.record("rollout/ep_len_mean", float(np.mean([e["l"] for e in self.ep_info_buffer])))
+        logger, recent = self.logger, list(self.ep_info_buffer)
+        for others in distributed.gather(recent):
+            recent += others
+        values = distributed.mean(*(float(value) for value in metrics.values()))
+        if recent:
+            logger.record("rollout/ep_rew_mean", float(np.mean([e["r"] for e in recent])))
+            logger.record("rollout/ep_len_mean", float(np.mean([e["l"] for e in recent])))
         logger.record("time/fps", int(steps / max(seconds, 1e-9)))
         logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
         logger.record("time/iterations", self.iterations, exclude="tensorboard")
         logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        for name, value in metrics.items():
-            logger.record(f"train/{name}", float(value))
+        for name, value in zip(metrics, values, strict=True):
+            logger.record(f"train/{name}", value)
         logger.dump(step=self.num_timesteps)
 
     # --- acting -------------------------------------------------------------------------------------------------
@@ -299,8 +304,12 @@ class Agent:
         """Write the agent to one file (".safetensors" is added where the path has no suffix).
 
         exact: also the buffer and the environments' state, so that learning goes on bit for bit where it stopped.
+        Where several processes learn as one, the first of them writes what all have: all must call this alike.
         Raises OSError where the disk refuses; what was there before stays whole.
         """
+        first = distributed.rank() == 0
+        if not (first or exact):
+            return Path(path)
         config = dataclasses.asdict(self.config)
         if hasattr(self.policy, "encoder"):  # told by what it is made of: the file it came from may be gone
             config["encoder"] = self.policy.encoder.name
@@ -327,7 +336,9 @@ class Agent:
                 "collector": self.collector.state_dict(),
                 "environment": environment_state(self.env),
             }
-        return checkpoint.save(path, state)
+            if distributed.world() > 1:
+                state["others"] = distributed.gather(state)
+        return checkpoint.save(path, state) if first else Path(path)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], env: Any = None, device: str | torch.device = "auto") -> Self:
@@ -335,6 +346,14 @@ class Agent:
 
         Raises CheckpointError where the spaces of `env` differ or the state does not fit the algorithm.
         """
+        if env is not None and "exact" in state:
+            ranks = [state, *state.get("others", ())]
+            if len(ranks) != distributed.world():
+                raise CheckpointError(
+                    f"the checkpoint was made by {len(ranks)} process(es), not {distributed.world()}: "
+                    f"resume with torchrun --nproc-per-node {len(ranks)}"
+                )
+            state = ranks[distributed.rank()]
         try:
             spaces_ = (rebuild(state["observation_space"]), rebuild(state["action_space"]))
             config = cls.Config(**{key: _tuples(value) for key, value in state["config"].items()})

@@ -17,6 +17,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from agents.core import distributed
 from agents.core.buffer import Buffer, Field, Ragged
 from agents.core.errors import EnvironmentFailure
 from agents.core.spaces import encode_text, field_of, fields_of, flatten, leaves
@@ -105,7 +106,9 @@ class Collector:
         n = self.env.num_envs
         everything = np.ones(n, bool)
         if self.tasks is None:
-            seeds = np.random.SeedSequence(self.seed).generate_state(n) % EVALUATION_SEEDS
+            # Several processes' environments are seeded as if they stood side by side in one.
+            mine = slice(n * distributed.rank(), n * (distributed.rank() + 1))
+            seeds = np.random.SeedSequence(self.seed).generate_state(n * distributed.world())[mine] % EVALUATION_SEEDS
             obs, _ = self._guarded(self.env.reset, seed=[int(s) for s in seeds])
         else:
             self.tasks.restart()

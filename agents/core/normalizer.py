@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from agents.core import distributed
 from agents.core.arrays import Array
 from agents.core.buffer import Batch
 from agents.core.spaces import leaves
@@ -26,12 +27,14 @@ class RunningMoments:
         self.mean, self.var, self.count = np.zeros(shape), np.ones(shape), 0.0
 
     def update(self, x: np.ndarray) -> None:
-        """Take in x [batch, *shape]."""
-        n, count = len(x), self.count
+        """Take in x [batch, *shape]; where several processes learn as one, the rows of all of them."""
+        count, batch_mean = self.count, np.add.reduce(x, 0, dtype=np.float64) / len(x)
+        n, batch_mean, batch_squares = distributed.merged(
+            len(x), batch_mean, np.add.reduce(np.square(x - batch_mean), 0)
+        )
         total = count + n
-        batch_mean = np.add.reduce(x, 0, dtype=np.float64) / n
         shift = batch_mean - self.mean
-        squares = np.add.reduce(np.square(x - batch_mean), 0) + shift * shift * (count * n / total)
+        squares = batch_squares + shift * shift * (count * n / total)
         self.var = np.asarray((squares + self.var * count) / total)
         self.mean = np.asarray(self.mean + shift * (n / total))
         self.count = float(total)
