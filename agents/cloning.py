@@ -32,6 +32,7 @@ from agents.core.spaces import encode_text, field_of, flatten, leaves
 from agents.core.tasks import EVALUATION_SEEDS
 from agents.policies.deterministic import DeterministicPolicy
 from agents.policies.policy import Policy, decision_counts
+from agents.policies.screen_actor import ScreenActor
 
 Expert = Callable[[Any], Sequence[Any]]  # observations of N environments -> an action or None for each
 
@@ -130,7 +131,7 @@ class Imitator:
 
     def __init__(self, agent: Agent, config: Config) -> None:
         self.agent, self.config = agent, config
-        self.policy: Policy | DeterministicPolicy = agent.policy
+        self.policy: Policy | DeterministicPolicy | ScreenActor = agent.policy
         self.params: list[nn.Parameter] = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.params, lr=config.learning_rate, fused=True)
         self.steps = 0  # gradient steps
@@ -188,11 +189,11 @@ class Imitator:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def imitation_losses(policy: Policy | DeterministicPolicy, steps: Batch) -> Tensor:
+def imitation_losses(policy: Policy | DeterministicPolicy | ScreenActor, steps: Batch) -> Tensor:
     """What each demonstrated decision costs, [D]; steps: `obs` (normalised) and `action`."""
-    if isinstance(policy, DeterministicPolicy):
-        return policy.imitation_loss(steps.obs, steps["action"])
-    return policy.imitation_losses(steps)
+    if isinstance(policy, Policy):
+        return policy.imitation_losses(steps)
+    return policy.imitation_loss(steps.obs, steps["action"])
 
 
 def find_expert(env: VectorEnv, agent: Any = None) -> Expert:
@@ -209,7 +210,7 @@ def find_expert(env: VectorEnv, agent: Any = None) -> Expert:
 
 
 def demonstrations(
-    env: VectorEnv, expert: Expert, seeds: Sequence[int], policy: Policy | DeterministicPolicy
+    env: VectorEnv, expert: Expert, seeds: Sequence[int], policy: Policy | DeterministicPolicy | ScreenActor
 ) -> tuple[Batch, list[float]]:
     """The expert's episodes with these reset seeds: their steps (`obs`, `action` as `policy` stores it) and returns.
 

@@ -4,9 +4,11 @@
     actor    maximise Q(s, mu(s))
     targets  theta' <- tau theta + (1 - tau) theta'
 
-Box actions explore with Gaussian or Ornstein-Uhlenbeck noise. Discrete and MultiDiscrete ones are one-hot vectors that
-learn by straight-through Gumbel-softmax and explore by sampling, with a share epsilon of uniform actions (as in Mnih et
-al. 2015): a softmax that saturates early, while the critic is still wrong, would never again try anything else.
+Box actions explore with Gaussian or Ornstein-Uhlenbeck noise. Discrete, MultiDiscrete and MultiBinary ones are one-hot
+vectors that learn by straight-through Gumbel-softmax and explore by sampling, with a share epsilon of uniform actions
+(as in Mnih et al. 2015): a softmax that saturates early, while the critic is still wrong, would never again try
+anything else. Typed actions on screens are both: their points are continuous, the rest is one-hot
+(`policies/relaxed.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from agents.core import distributed
 from agents.core.agent import Agent
 from agents.core.buffer import Field
 from agents.core.flat import FlatAdam, FlatParameters
@@ -28,6 +31,7 @@ from agents.core.normalizer import ObservationNormalizer
 from agents.encoders import EncoderConfig
 from agents.policies import DeterministicPolicy
 from agents.policies.noise import OrnsteinUhlenbeck
+from agents.policies.screen_actor import ScreenActor, ScreenCritic, acts_on_screens
 from agents.policies.value import ActionValue
 
 
@@ -41,6 +45,9 @@ class Config:
     """Replayed transitions per update."""
     learning_starts: int = 10_000
     """Environment steps with uniformly random actions before the first update."""
+    actor_starts: int = 0
+    """Environment steps before the actor's first update. Until then the critic alone learns, of what the actor does: an
+    actor that has been warmed up would unlearn it from a critic that knows nothing yet."""
     train_freq: int = 1
     """Vector steps between rounds of updates."""
     gradient_steps: int = -1
@@ -54,22 +61,23 @@ class Config:
     critic_lr: float = 1e-3
     """Learning rate (Adam) of the critic."""
     noise: Literal["gaussian", "ou"] = "gaussian"
-    """Exploration noise of Box actions: Gaussian, or Ornstein-Uhlenbeck with one process an environment."""
+    """Exploration noise of Box actions and points: Gaussian, or Ornstein-Uhlenbeck with one process an environment."""
     noise_std: float = 0.1
     """Standard deviation of Gaussian noise, or the Ornstein-Uhlenbeck process's sigma; the action range is [-1, 1]."""
     epsilon: float = 0.1
-    """Share of Discrete and MultiDiscrete actions drawn uniformly in training; the rest follow the actor's softmax."""
+    """Share of actions other than Box drawn uniformly in training; the rest follow the actor's softmax. On screens of
+    points and typed actions."""
     temperature: float = 1.0
-    """Temperature of the Gumbel-softmax (Discrete and MultiDiscrete actions)."""
+    """Temperature of the Gumbel-softmax (actions other than Box)."""
     normalize_observations: bool = False
     """Observations by their running mean and standard deviation."""
     hidden: tuple[int, ...] = (400, 300)
-    """Widths of the hidden layers of actor and critic."""
+    """Widths of the hidden layers of actor and critic; on screens of the critic's last layers."""
     activation: str = "relu"
     """Activation: tanh, relu, elu or gelu."""
     encoder: str = "cnn"
-    """How images and text are seen: cnn, mlp, vit, clip, siglip, the path of a saved encoder or of a pretraining run,
-    or a folder or hub id of a ViT, CLIP or SigLIP that transformers loads."""
+    """How images and text are seen: cnn, mlp, reader (for the fine print of screens), vit, clip, siglip, the path of a
+    saved encoder or of a pretraining run, or a folder or hub id of a ViT, CLIP or SigLIP that transformers loads."""
     freeze_encoder: bool = False
     """Leave the encoder of images and text as it is."""
 
@@ -122,7 +130,7 @@ class Transitions(NamedTuple):
 
 
 class DDPG(Agent):
-    """DDPG for bounded Box, Discrete and MultiDiscrete actions."""
+    """DDPG for bounded Box, Discrete, MultiDiscrete and MultiBinary actions, and for typed ones on screens."""
 
     name = "ddpg"
     Config = Config
@@ -137,11 +145,17 @@ class DDPG(Agent):
             )
         encoder = EncoderConfig(c.encoder, c.freeze_encoder)
         net: dict[str, Any] = {"hidden": c.hidden, "activation": c.activation, "encoder": encoder}
-        self.actor = DeterministicPolicy(self.observation_space, self.action_space, **net).to(self.device)
+        self.actor: DeterministicPolicy | ScreenActor
+        self.critic: ActionValue | ScreenCritic
+        if acts_on_screens(self.observation_space, self.action_space):
+            self.actor = ScreenActor(self.observation_space, self.action_space, encoder=encoder)
+            self.critic = ScreenCritic(self.observation_space, self.actor.vector, **net)
+        else:
+            self.actor = DeterministicPolicy(self.observation_space, self.action_space, **net)
+            value: dict[str, Any] = {"init": "fan_in", "output_gain": 3e-3, "sizes": self.actor.sizes}
+            self.critic = ActionValue(self.observation_space, self.actor.dim, **value, **net)
+        self.actor, self.critic = self.actor.to(self.device), self.critic.to(self.device)
         self.policy = self.actor  # the name it has in every agent
-        self.critic = ActionValue(self.observation_space, self.actor.dim, init="fan_in", output_gain=3e-3, **net).to(
-            self.device
-        )
         self.target_actor, self.target_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         actor, critic = FlatParameters(self.actor), FlatParameters(self.critic)
         self.weights = [actor.vector.detach(), critic.vector.detach()]
@@ -181,21 +195,19 @@ class DDPG(Agent):
         c, buffer = self.config, self.buffer
         assert buffer is not None
         if buffer.rows * buffer.num_envs < c.learning_starts:
-            return {"action": self.actor.random(buffer.num_envs, self.generator)}
-        if self.actor.sizes:
-            return {"action": self.actor.explore(self.normalizer(obs), self.generator, c.epsilon)}
-        greedy = self.actor.predict(self.normalizer(obs))
-        noise = torch.empty_like(greedy).normal_(generator=self.generator)
-        noise = self.ou(noise, episode_start) if c.noise == "ou" else noise.mul_(c.noise_std)
-        return {"action": greedy.add_(noise).clamp_(-1.0, 1.0)}
+            return {"action": self.actor.random(buffer.num_envs, self.generator, obs)}
+        noise = None
+        if self.actor.continuous:
+            noise = torch.empty(buffer.num_envs, self.actor.dim, device=self.device).normal_(generator=self.generator)
+            noise = self.ou(noise, episode_start) if c.noise == "ou" else noise.mul_(c.noise_std)
+        return {"action": self.actor.explore(self.normalizer(obs), self.generator, c.epsilon, noise)}
 
     def choose(self, obs: Any, deterministic: bool) -> Tensor:
-        if self.actor.sizes and not deterministic:
-            return self.actor.explore(self.normalizer(obs), self.predict_generator)
-        return self.actor.predict(self.normalizer(obs))
+        seen = self.normalizer(obs)
+        return self.actor.predict(seen) if deterministic else self.actor.explore(seen, self.predict_generator)
 
-    def to_env(self, action: Tensor, obs: Any) -> np.ndarray:
-        return self.actor.to_env(action)
+    def to_env(self, action: Tensor, obs: Any) -> Any:
+        return self.actor.to_env(action, obs)
 
     def imitated(self) -> None:
         self.target_actor.load_state_dict(self.actor.state_dict())
@@ -218,21 +230,21 @@ class DDPG(Agent):
             batch = buffer.sample(c.batch_size, columns).to(self.device)
             obs, next_obs = self.normalizer(batch.obs), self.normalizer(batch.next_obs)
             noise = self.actor.noise(c.batch_size, self.generator)
-            metrics = self.train_step(
-                Transitions(obs, batch["action"], batch["reward"], next_obs, batch["terminated"], noise)
-            )
+            transitions = Transitions(obs, batch["action"], batch["reward"], next_obs, batch["terminated"], noise)
+            metrics = self.train_step(transitions, actor=stored >= c.actor_starts)
         return metrics
 
     @torch.no_grad()
-    def train_step(self, batch: Transitions) -> Mapping[str, Tensor]:
-        """One update of critic, actor and targets."""
-        q_loss = self.critic_gradient(batch)
+    def train_step(self, batch: Transitions, *, actor: bool = True) -> Mapping[str, Tensor]:
+        """One update of critic, actor (or not) and targets."""
+        metrics = {"critic_loss": self.critic_gradient(batch)}
         self.critic_optimizer.step()
-        mu_loss = self.actor_gradient(batch)
-        self.actor_optimizer.step()
+        if actor:
+            metrics["actor_loss"] = self.actor_gradient(batch)
+            self.actor_optimizer.step()
         for slow, fast in zip(self.target_weights, self.weights, strict=True):
             slow.lerp_(fast, self.config.tau)
-        return {"critic_loss": q_loss, "actor_loss": mu_loss}
+        return metrics
 
     @torch.no_grad()
     def critic_gradient(self, batch: Transitions) -> Tensor:
@@ -242,6 +254,7 @@ class DDPG(Agent):
         q, backward = self.critic.with_backward(batch.obs, batch.action)
         loss, dloss_dq = critic_loss(q, target)
         backward(dloss_dq)
+        distributed.average_(self.critic_optimizer.flat.grad)
         return loss
 
     @torch.no_grad()
@@ -251,7 +264,8 @@ class DDPG(Agent):
         Of the critic it needs dQ/da alone, and no gradient of the parameters.
         """
         action, backward = self.actor.with_backward(batch.obs, batch.noise, self.config.temperature)
-        q, dq_da = self.critic.action_gradient(batch.obs, action, self.actor.sizes)
+        q, dq_da = self.critic.action_gradient(batch.obs, action)
         loss, dloss_da = actor_loss(q, dq_da)
         backward(dloss_da)
+        distributed.average_(self.actor_optimizer.flat.grad)
         return loss

@@ -19,8 +19,10 @@ class DeterministicPolicy(nn.Module):
     """mu(observation), as the vector [batch, dim] that a Q critic takes.
 
     Box: tanh, in [-1, 1] per dimension; `to_env` maps it onto [low, high], which may differ from one dimension to
-    the next and need not be symmetric. Discrete and MultiDiscrete: one-hot blocks; `with_backward` samples them by
-    straight-through Gumbel-softmax (Jang et al. 2017), so that dQ/da reaches the logits.
+    the next and need not be symmetric. Discrete, MultiDiscrete and MultiBinary: one-hot blocks; `with_backward` samples
+    them by straight-through Gumbel-softmax (Jang et al. 2017), so that dQ/da reaches the logits.
+
+    sizes: of the one-hot blocks; none for a Box.
 
     Raises ValueError for other spaces and for a Box without finite bounds.
     """
@@ -50,10 +52,12 @@ class DeterministicPolicy(nn.Module):
                 self.sizes = (int(action_space.n),)
             case spaces.MultiDiscrete():
                 self.sizes = tuple(int(n) for n in action_space.nvec.flatten())
+            case spaces.MultiBinary():
+                self.sizes = (2,) * int(torch.Size(action_space.shape).numel())
             case _:
                 raise ValueError(
-                    f"DDPG needs Box, Discrete or MultiDiscrete actions; got {action_space}. "
-                    f"TRPO and actor-critic take MultiBinary."
+                    f"DDPG needs Box, Discrete, MultiDiscrete or MultiBinary actions, or typed ones on screens; "
+                    f"got {action_space}"
                 )
         self.dim = sum(self.sizes) if self.sizes else self.dim
         self.encoder = make_encoder(observation_space, encoder)
@@ -94,9 +98,19 @@ class DeterministicPolicy(nn.Module):
 
         return self._one_hot(scores), straight_through
 
-    def explore(self, obs: Any, generator: torch.Generator, epsilon: float = 0.0) -> Tensor:
-        """A one-hot sample, [batch, dim] (Discrete and MultiDiscrete): of the uniform distribution with probability
-        epsilon, of the softmax policy otherwise; every block of a MultiDiscrete action for itself."""
+    @property
+    def continuous(self) -> bool:
+        """Whether noise on its actions explores."""
+        return not self.sizes
+
+    def explore(
+        self, obs: Any, generator: torch.Generator, epsilon: float = 0.0, noise: Tensor | None = None
+    ) -> Tensor:
+        """An action with noise [batch, dim] (Box). Or a one-hot sample, [batch, dim]: of the uniform distribution with
+        probability epsilon, of the softmax policy otherwise; every block for itself."""
+        if not self.sizes:
+            greedy = self.predict(obs)
+            return greedy if noise is None else greedy.add_(noise).clamp_(-1.0, 1.0)
         logits = output(self.encoder, self.net, obs)
         sampled = self._one_hot(logits + _gumbel(logits.shape, generator))
         if epsilon == 0.0:
@@ -110,12 +124,12 @@ class DeterministicPolicy(nn.Module):
         blocks = [F.one_hot(block.argmax(-1), block.shape[-1]) for block in scores.split(self.sizes, -1)]
         return torch.cat(blocks, -1).to(scores.dtype)
 
-    def random(self, batch: int, generator: torch.Generator) -> Tensor:
+    def random(self, batch: int, generator: torch.Generator, obs: Any = None) -> Tensor:
         """Uniform actions, [batch, dim]."""
         uniform = torch.rand(batch, self.dim, generator=generator, device=generator.device)
         return self._one_hot(uniform) if self.sizes else uniform.mul_(2.0).sub_(1.0)
 
-    def to_env(self, action: Tensor) -> np.ndarray:
+    def to_env(self, action: Tensor, obs: Any = None) -> np.ndarray:
         """Action vectors [batch, dim] as the environment takes them; a Box action is clipped to its bounds."""
         space = self.action_space
         if not self.sizes:
@@ -124,8 +138,8 @@ class DeterministicPolicy(nn.Module):
             inside = np.minimum(np.maximum(scaled.reshape(-1, *space.shape), space.low), space.high)
             return inside.astype(space.dtype, copy=False)
         index = torch.stack([block.argmax(-1) for block in action.split(self.sizes, -1)], -1).cpu().numpy()
-        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-        return (index.reshape(-1, *(space.shape or ())) + space.start).astype(space.dtype)
+        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+        return (index.reshape(-1, *(space.shape or ())) + getattr(space, "start", 0)).astype(space.dtype)
 
     def from_env(self, actions: Sequence[Any], obs: Any) -> Tensor:
         """The environment's actions as vectors [batch, dim]: `to_env` of them gives the actions back."""
@@ -134,8 +148,8 @@ class DeterministicPolicy(nn.Module):
             offset = array.reshape(len(array), -1) - self.center
             vector = np.divide(offset, self.half_range, out=np.zeros_like(offset), where=self.half_range > 0)
             return torch.from_numpy(vector).clamp(-1.0, 1.0).float()
-        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-        index = torch.from_numpy(np.asarray(array - space.start, np.int64).reshape(len(array), -1))
+        start = getattr(space, "start", 0)
+        index = torch.from_numpy(np.asarray(array - start, np.int64).reshape(len(array), -1))
         blocks = [F.one_hot(column, n) for column, n in zip(index.unbind(-1), self.sizes, strict=True)]
         return torch.cat(blocks, -1).float()
 

@@ -114,7 +114,10 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
 
 
 class ActionValue(nn.Module):
-    """Q(observation, action vector), [batch]; the action joins the observation's features."""
+    """Q(observation, action vector), [batch]; the action joins the observation's features.
+
+    sizes: of the blocks of a one-hot action.
+    """
 
     def __init__(
         self,
@@ -126,8 +129,10 @@ class ActionValue(nn.Module):
         init: str = "orthogonal",
         output_gain: float = 1.0,
         encoder: str | EncoderConfig = "cnn",
+        sizes: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        self.sizes = tuple(sizes)
         self.encoder = make_encoder(observation_space, encoder)
         width = self.encoder.out_dim + action_dim
         self.net = MLP(width, hidden, 1, activation, output_gain=output_gain, init=init)
@@ -144,15 +149,15 @@ class ActionValue(nn.Module):
         out, backward = output_and_backward(joined, self.net, obs)
         return out.squeeze(-1), lambda grad: backward(grad[:, None])
 
-    def action_gradient(self, obs: Any, action: Tensor, sizes: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    def action_gradient(self, obs: Any, action: Tensor) -> tuple[Tensor, Tensor]:
         """Q(obs, action) [batch] and dQ/daction [batch, action_dim]; the parameters' gradients stay as they are.
 
-        sizes: of the blocks of a one-hot action. Its slope is that of the chord: entry j says by how much Q would rise
-        with choice j in place of the one made. The critic only ever sees the corners, and its tangent at one of them
-        says nothing of the others: an actor that follows it can settle on a choice that its critic knows to be worse.
+        The slope of a one-hot action is that of the chord: entry j says by how much Q would rise with choice j in place
+        of the one made. The critic only ever sees the corners, and its tangent at one of them says nothing of the
+        others: an actor that follows it can settle on a choice that its critic knows to be worse.
         """
-        if sizes:
-            return self._chords(obs, action, sizes)
+        if self.sizes:
+            return self._chords(obs, action)
         if self.encoder.identity and self.net.has_backward:
             q, inputs = self.net.trace(torch.cat((obs, action), -1))
             return q.squeeze(-1), self.net.input_gradient(inputs, torch.ones_like(q), self.encoder.out_dim)
@@ -163,14 +168,14 @@ class ActionValue(nn.Module):
         return q.detach(), slope
 
     @torch.no_grad()
-    def _chords(self, obs: Any, action: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _chords(self, obs: Any, action: Tensor) -> tuple[Tensor, Tensor]:
         batch, dim = action.shape
-        block = torch.tensor([i for i, size in enumerate(sizes) for _ in range(size)], device=action.device)
+        block = torch.tensor([i for i, size in enumerate(self.sizes) for _ in range(size)], device=action.device)
         kept = action[:, None] * (block[:, None] != block)  # [batch, dim, dim]: the action without choice j's block
         choices = (kept + torch.eye(dim, device=action.device)).flatten(0, 1)
         features = self.encoder(obs).repeat_interleave(dim, 0)
         values = self.net(torch.cat((features, choices), -1)).view(batch, dim)
-        first = slice(sizes[0])
+        first = slice(self.sizes[0])
         q = (values[:, first] * action[:, first]).sum(-1)
         return q, values - q[:, None]
 

@@ -52,7 +52,7 @@ class Quadratic(nn.Module):
     def with_backward(self, obs, action):
         return self(obs, action), lambda grad: None
 
-    def action_gradient(self, obs, action, sizes):
+    def action_gradient(self, obs, action):
         return self(obs, action), -2 * self.c * (action - obs @ self.W.t())
 
 
@@ -93,7 +93,7 @@ def chords(critic, obs, action, sizes):
     return rise
 
 
-SPACES = [BOX, spaces.Discrete(3), spaces.MultiDiscrete([2, 3])]
+SPACES = [BOX, spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
 
 
 @pytest.mark.parametrize("action", SPACES, ids=str)
@@ -278,7 +278,7 @@ def test_observations_are_normalised_on_request():
     agent = make(normalize_observations=True, gradient_steps=1).learn(40)
     sample, raw, seen = agent.buffer.sample, [], []
     agent.buffer.sample = lambda *a: raw.append(sample(*a)) or raw[-1]
-    agent.train_step = lambda batch: seen.append((batch.obs, batch.next_obs)) or {}
+    agent.train_step = lambda batch, **k: seen.append((batch.obs, batch.next_obs)) or {}
     agent.learn(2, reset_num_timesteps=False)
     statistics = agent.normalizer.state_dict()
     mean, var = (torch.from_numpy(statistics[""][name]).float() for name in ("mean", "var"))
@@ -308,7 +308,7 @@ def test_impossible_settings(settings, message):
 def test_spaces_it_cannot_serve():
     for action, message in (
         (spaces.Box(-np.inf, np.inf, (1,)), "finite bounds"),
-        (spaces.MultiBinary(3), "TRPO and actor-critic take MultiBinary"),
+        (spaces.Box(0, 9, (2,), np.int64), "DDPG needs Box, Discrete, MultiDiscrete or MultiBinary actions"),
     ):
         with pytest.raises(ValueError, match=message):
             make(action)

@@ -71,9 +71,9 @@ def test_the_action_s_gradient_is_autograd_s_and_leaves_the_parameters_alone(spa
 
 
 def test_the_chords_of_a_linear_critic_are_its_tangent_less_what_was_chosen():
-    critic = ActionValue(OBS, 5, hidden=())
+    critic = ActionValue(OBS, 5, hidden=(), sizes=(2, 3))
     action = torch.tensor([[1.0, 0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0, 0.0]])
-    q, rise = critic.action_gradient(torch.randn(2, 3), action, (2, 3))
+    q, rise = critic.action_gradient(torch.randn(2, 3), action)
     w = critic.net.layers[0].weight[0, 3:].detach()
     torch.testing.assert_close(rise, torch.stack([w - w[[0, 0, 4, 4, 4]], w - w[[1, 1, 3, 3, 3]]]))
     assert q.shape == (2,)
