@@ -27,6 +27,7 @@ from agents.policies.generation import STOP_REASONS, Response
 from experiments.logs import NOT_TABLES
 from experiments.results import SUCCESS
 from experiments.rundir import RunDir
+from experiments.screens import WORDS
 from experiments.statistics import pass_at_k
 
 PER_ITERATION = 4  # responses kept of an iteration
@@ -35,7 +36,8 @@ PER_EVALUATION = 16  # problems whose responses are kept of an evaluation
 
 @dataclass(frozen=True)
 class Completion:
-    """One response. gold: the right answer, where the environment tells; length: in tokens, the stop token included."""
+    """One response to a text, or on a screen to its instruction. gold: the right answer, where the environment tells;
+    length: in tokens, the stop token included."""
 
     prompt: str
     response: str
@@ -130,9 +132,9 @@ class _Listener:
             self.tokens[episode] += len(response.tokens)
             self.cut.append(response.stop_reason == "length")
             if episode in self.kept:
-                gold, reward = _gold(step.infos, i), float(step.rewards[i])
+                prompt, gold, reward = _text_of(step.obs)[i], _gold(step.infos, i), float(step.rewards[i])
                 self.kept[episode].append(
-                    Completion(step.obs[i], step.actions[i], gold, reward, len(response.tokens), response.stop_reason)
+                    Completion(prompt, step.actions[i], gold, reward, len(response.tokens), response.stop_reason)
                 )
 
     @property
@@ -213,7 +215,7 @@ def markdown(completions: Sequence[Completion]) -> str:
 def _completions(agent: Agent, steps: Batch, gold: Sequence[str | None]) -> list[Completion]:
     """Of stored steps."""
     columns = (
-        decode_text(steps.obs),
+        decode_text(_text_of(steps.obs)),
         agent.to_env(steps["action"], steps.obs),
         gold,
         steps["reward"].tolist(),
@@ -221,6 +223,11 @@ def _completions(agent: Agent, steps: Batch, gold: Sequence[str | None]) -> list
         [STOP_REASONS[i] for i in steps["stop_reason"].tolist()],
     )
     return [Completion(*row) for row in zip(*columns, strict=True)]
+
+
+def _text_of(obs: Any) -> Any:
+    """What is written in a batch of observations: all of them, or a screen's instructions."""
+    return obs[WORDS] if isinstance(obs, Mapping) else obs
 
 
 def _gold(infos: Mapping[str, Any], i: int) -> str | None:

@@ -1,7 +1,8 @@
 """What a run is made of, and where each setting comes from: default < tuned < command line.
 
 Defaults stand in the algorithm's Config; tuned ones in configs/<algo>.yaml, per environment id or pattern, where
-`<pattern> @ <model>` holds for one language model (`--agent.model`) alone.
+`<pattern> @ <model>` holds for one language model (`--agent.model`) alone, and `<pattern> @ <actions>` for one form of
+the actions on a screen (`--env.actions`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import difflib
 import fnmatch
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -145,7 +146,8 @@ def parse_run(argv: list[str]) -> RunOptions:
     env_type = env_options(env_id)
     agent_type = config_type(algo)
     if saved is None:
-        default = _tuned_options(algo, env_id, agent_type, env_type, _value_of("--agent.model", argv))
+        variants = _value_of("--agent.model", argv) or "tiny", _value_of("--env.actions", argv) or "typed"
+        default = _tuned_options(algo, env_id, agent_type, env_type, variants)
         default = _with_intervals(default, _value_of("--total-timesteps", argv))
     else:
         default = from_config(saved, agent_type, env_type)
@@ -175,10 +177,10 @@ def from_config(saved: Mapping[str, Any], agent_type: type, env_type: type) -> R
     )
 
 
-def tuned(algo: str, env_id: str, folder: Path = CONFIGS, model: str = "tiny") -> dict[str, Any]:
+def tuned(algo: str, env_id: str, folder: Path = CONFIGS, variants: Sequence[str] = ("tiny",)) -> dict[str, Any]:
     """The tuned settings of `algo` on `env_id`: the file's default entry, then patterns, then the id itself.
 
-    model: the language model, whose own entry comes after the one for all.
+    variants: the language model, the form of actions, ..., whose own entries come after those for all.
     Returns a dict with some of the keys `TUNABLE`, of which `env`, `agent` and `warmup` are dicts of fields. Raises
     ValueError for unknown keys.
     """
@@ -189,7 +191,7 @@ def tuned(algo: str, env_id: str, folder: Path = CONFIGS, model: str = "tiny") -
     matching: list[tuple[int, int, str]] = []  # how well they fit, the best last
     for name in entries:
         pattern, _, wanted = name.partition(" @ ")
-        if wanted in ("", model) and (pattern == "default" or fnmatch.fnmatchcase(env_id, pattern)):
+        if wanted in ("", *variants) and (pattern == "default" or fnmatch.fnmatchcase(env_id, pattern)):
             exactness = 0 if pattern == "default" else 2 if pattern == env_id else 1
             matching.append((exactness, len(wanted) > 0, name))
     merged: dict[str, Any] = {"env": {}, "agent": {}, "warmup": {}}
@@ -292,8 +294,8 @@ def field_default(field: dataclasses.Field[Any]) -> Any:
     return None if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _tuned_options(algo: str, env_id: str, agent_type: type, env_type: type, model: str | None) -> RunOptions:
-    values, where = tuned(algo, env_id, model=model or "tiny"), f"{file_name(algo)}.yaml"
+def _tuned_options(algo: str, env_id: str, agent_type: type, env_type: type, variants: Sequence[str]) -> RunOptions:
+    values, where = tuned(algo, env_id, variants=variants), f"{file_name(algo)}.yaml"
     agent = build(agent_type, values.pop("agent", {}), where)
     env = build(env_type, values.pop("env", {}), where)
     warmup = _warmup(algo, values.pop("warmup", {}), where)

@@ -52,12 +52,18 @@ def test_an_entry_for_one_language_model_comes_after_the_one_for_all(configs: Pa
         "env": {"cot": True},
         "warmup": {"episodes": 5},
     }
-    assert tuned("kimi", "text/a", configs, "big") == {
+    assert tuned("kimi", "text/a", configs, ("big",)) == {
         "agent": {"tau": 2.0, "epochs": 3},
         "env": {},
         "warmup": {},
         "num_envs": 9,
     }
+
+
+def test_text_on_screens_has_settings_of_its_own() -> None:
+    typed, text = (parse_run(["kimi", "gui/login-v0", "--env.actions", name]) for name in ("typed", "text"))
+    assert (typed.agent, typed.num_envs) == (text.agent, text.num_envs)
+    assert (typed.warmup.round_episodes, text.warmup.round_episodes) == (256, 512)
 
 
 @pytest.mark.usefixtures("configs")
