@@ -24,7 +24,7 @@ Hopper-v4: {num_envs: 99}
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "trpo.yaml").write_text(CONFIG)
-    monkeypatch.setattr(settings.tuned, "__defaults__", (tmp_path, "tiny"))
+    monkeypatch.setattr(settings.tuned, "__defaults__", (tmp_path, ("tiny",)))
     return tmp_path
 
 
