@@ -11,9 +11,11 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaModel
+
+_LOGIT_SETTINGS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
 
 class Backbone:
@@ -66,12 +68,15 @@ class Backbone:
             inputs["position_ids"] = positions
         if self.pictures is None:
             return self.model.base_model(tokens, **inputs)[0]
-        return self.model.base_model(inputs_embeds=self._embed(tokens, self.pictures), **inputs)[0]
+        return self.model.base_model(inputs_embeds=self.embed(tokens), **inputs)[0]
 
-    def _embed(self, tokens: Tensor, pictures: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings [..., width] of words and of what `pictures` holds."""
+        if self.pictures is None:
+            return self.model.get_input_embeddings()(tokens)
         seen = tokens >= self.first_picture
         words = self.model.get_input_embeddings()(tokens.masked_fill(seen, 0))
-        return words.masked_scatter(seen[..., None], pictures[tokens[seen] - self.first_picture].to(words.dtype))
+        return words.masked_scatter(seen[..., None], self.pictures[tokens[seen] - self.first_picture].to(words.dtype))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., vocabulary] in float32."""
@@ -83,6 +88,14 @@ class Backbone:
         if cap := getattr(self.config, "final_logit_softcapping", None):
             out = (out / cap).tanh() * cap
         return out.float()
+
+    @property
+    def head_weight(self) -> Tensor | None:
+        """[vocabulary, width], where `logits` is the product with it and nothing else."""
+        head = self.model.get_output_embeddings()
+        settings = (getattr(self.config, name, None) for name in _LOGIT_SETTINGS)
+        plain = type(head) is nn.Linear and head.bias is None and not (head._forward_hooks or head._forward_pre_hooks)
+        return head.weight if plain and not any(settings) else None
 
     def _check(self) -> None:
         tokens = torch.arange(4, device=self.device)[None] % self.vocabulary

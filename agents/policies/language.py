@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from agents.core.buffer import Ragged
 from agents.core.spaces import decode_text
+from agents.policies import llama_pass
 from agents.policies.backbone import Backbone
 from agents.policies.categorical import MultiCategorical
 from agents.policies.generation import Response, generate
+from agents.policies.head import token_log_probs
 from agents.policies.models import Lora, TinySize, load_language_model
 from agents.policies.packing import Pack, lay_out, plan
 from agents.policies.sampling import Sampling, log_softmax
@@ -177,9 +179,13 @@ class LanguagePolicy(nn.Module):
     ) -> TokenScores:
         """Log-probabilities and, where asked for, entropies and hidden states at the places where tokens were drawn."""
         found: list[tuple[list[int], list[Tensor]]] = []
+        weight = self.backbone.head_weight
         for rows, hidden, tokens in self._passes(prompts, responses):
-            log_p = log_softmax(self.backbone.logits(hidden), tokens, temperature=temperature, top_p=top_p)
-            out = [log_p.gather(1, tokens[:, None]).squeeze(1)]
+            if weight is not None and top_p == 1 and not entropies:
+                out = [token_log_probs(hidden, weight, tokens, temperature=temperature)]
+            else:
+                log_p = log_softmax(self.backbone.logits(hidden), tokens, temperature=temperature, top_p=top_p)
+                out = [log_p.gather(1, tokens[:, None]).squeeze(1)]
             if entropies:
                 out.append(-(log_p.exp() * log_p.masked_fill(log_p.isneginf(), 0.0)).sum(-1))
             if states:
@@ -198,7 +204,7 @@ class LanguagePolicy(nn.Module):
         """
         found: list[tuple[list[int], list[Tensor]]] = []
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the others have one derivative
-            for rows, hidden, _ in self._passes(prompts, responses):
+            for rows, hidden, _ in self._passes(prompts, responses, twice=True):
                 found.append((rows, [self.backbone.logits(hidden) / temperature]))
         lengths = torch.tensor([len(r) for r in responses], dtype=torch.int64)
         ragged = _in_order(found, 0, lengths, self.backbone.device)
@@ -218,21 +224,23 @@ class LanguagePolicy(nn.Module):
         return self.hidden(prompts, [torch.zeros(1, dtype=torch.int64)] * len(prompts)).values
 
     def _passes(
-        self, prompts: Sequence[Tensor], responses: Sequence[Tensor]
+        self, prompts: Sequence[Tensor], responses: Sequence[Tensor], *, twice: bool = False
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Micro-batches: their rows, the hidden states [tokens, width] before each response token, those tokens."""
-        device, dtype = self.backbone.device, self.backbone.dtype
+        """Micro-batches: their rows, the hidden states [tokens, width] before each response token, those tokens.
+
+        twice: whether they are to be differentiated twice.
+        """
+        backbone = self.backbone
+        fast = not twice and llama_pass.suits(backbone)
         for packs in self._plan(prompts, responses):
             rows = [i for pack in packs for i in pack.rows]
-            layout = lay_out(packs, prompts, responses, dtype)
-            mask = None if layout.mask is None else layout.mask.to(device)
-            positions = None if layout.positions is None else layout.positions.to(device)
-            hidden = self.backbone.hidden(layout.tokens.to(device), mask=mask, positions=positions)
-            yield (
-                rows,
-                hidden.flatten(0, 1)[layout.index.to(device)],
-                torch.cat([responses[i] for i in rows]).to(device),
-            )
+            if fast:
+                hidden = llama_pass.hidden(backbone, llama_pass.lay_out(packs, prompts, responses, backbone))
+            else:
+                layout = lay_out(packs, prompts, responses, backbone.dtype).to(backbone.device)
+                found = backbone.hidden(layout.tokens, mask=layout.mask, positions=layout.positions)
+                hidden = found.flatten(0, 1)[layout.index]
+            yield rows, hidden, torch.cat([responses[i] for i in rows]).to(backbone.device)
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -36,6 +36,10 @@ class Layout:
     mask: Tensor | None
     positions: Tensor | None
 
+    def to(self, device: torch.device) -> Layout:
+        mask, positions = (None if t is None else t.to(device) for t in (self.mask, self.positions))
+        return Layout(self.tokens.to(device), self.index.to(device), mask, positions)
+
 
 def plan(
     prompts: Sequence[Tensor], responses: Sequence[Tensor], most_tokens: int, *, width: int, share: bool

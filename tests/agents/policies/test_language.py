@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agents.policies import packing
+from agents.policies import language, packing
 from agents.policies.generation import generate
 from agents.policies.language import LanguagePolicy
 from agents.policies.models import TinySize, load_language_model
@@ -127,11 +127,20 @@ def test_micro_batches_add_up_to_the_whole():
         torch.testing.assert_close(q.grad, expected, atol=2e-5, rtol=1e-4)
 
 
-def test_only_response_positions_go_through_the_head():
+@pytest.mark.parametrize("hooked", [True, False])
+def test_only_response_positions_go_through_the_head(monkeypatch, hooked):
     p = policy()
     prompts, responses = rows(p)
     seen = []
-    p.model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[0]))
+    if hooked:  # the model's modules are run
+        p.model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[0]))
+    else:
+        scored = language.token_log_probs
+        monkeypatch.setattr(
+            language,
+            "token_log_probs",
+            lambda hidden, *args, **more: seen.append(len(hidden)) or scored(hidden, *args, **more),
+        )
     p.response_log_probs(prompts, responses)
     assert sum(seen) == sum(map(len, responses))
 
