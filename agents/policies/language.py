@@ -27,6 +27,7 @@ from agents.policies.packing import Pack, lay_out, plan
 from agents.policies.sampling import Sampling, log_softmax
 
 Messages = Sequence[Mapping[str, str]]
+MICRO_BATCH_BYTES = 2**31
 
 
 @dataclass
@@ -43,14 +44,14 @@ class LanguagePolicy(nn.Module):
     """pi(response | prompt), and the hidden states that a critic can judge.
 
     model, tokenizer: transformers' own, as `load_language_model` gives them. micro_batch_tokens: the most tokens,
-    padding included, of one forward pass in training.
+    padding included, of one forward pass in training; None: as many as take about MICRO_BATCH_BYTES, 4096 at most.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, micro_batch_tokens: int = 4096) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, micro_batch_tokens: int | None = None) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
-        self.micro_batch_tokens = micro_batch_tokens
         self.backbone = Backbone(model)
+        self.micro_batch_tokens = micro_batch_tokens or min(4096, MICRO_BATCH_BYTES // _token_bytes(self.backbone))
         self.stop_tokens = stop_tokens(model, tokenizer)
 
     @classmethod
@@ -63,7 +64,7 @@ class LanguagePolicy(nn.Module):
         lora: Lora | None = None,
         seed: int = 0,
         size: TinySize | None = None,
-        micro_batch_tokens: int = 4096,
+        micro_batch_tokens: int | None = None,
     ) -> LanguagePolicy:
         """From a name that `load_language_model` takes."""
         model, tokenizer = load_language_model(name, dtype=dtype, device=device, lora=lora, seed=seed, size=size)
@@ -156,7 +157,8 @@ class LanguagePolicy(nn.Module):
 
     def _plan(self, prompts: Sequence[Tensor], responses: Sequence[Tensor]) -> list[list[Pack]]:
         backbone, most = self.backbone, self.micro_batch_tokens
-        return plan(prompts, responses, most, width=backbone.width, share=backbone.takes_masks)
+        width = None if llama_pass.suits(backbone) else backbone.width
+        return plan(prompts, responses, most, width=width, share=backbone.takes_masks)
 
     def response_log_probs(
         self, prompts: Sequence[Tensor], responses: Sequence[Tensor], *, temperature: float = 1.0, top_p: float = 1.0
@@ -252,6 +254,13 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     if not found:
         raise ValueError("this tokenizer names no stop token (eos_token): no response could ever end")
     return found
+
+
+def _token_bytes(backbone: Backbone) -> int:
+    """About what a token of a training pass takes until its backward pass, a response's logits included."""
+    config, width = backbone.config, backbone.width
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    return backbone.dtype.itemsize * (config.num_hidden_layers * (8 * width + 4 * inner) + 2 * backbone.vocabulary)
 
 
 def _in_order(

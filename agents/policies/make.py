@@ -43,11 +43,12 @@ class PolicyConfig:
     """Text: sample from the most probable tokens that together reach this probability."""
     repeat_ngram: int = 0
     """Text: end a response in which one sequence of so many tokens keeps coming back; 0: never."""
-    micro_batch_tokens: int = 4096
-    """Text: most tokens, prompts and padding included, of one forward and backward pass."""
+    micro_batch_tokens: int | None = None
+    """Text: most tokens, prompts and padding included, of one forward and backward pass; None: as many as take some
+    2 GB, at most 4096."""
 
     def __post_init__(self) -> None:
-        if self.micro_batch_tokens < 1:
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
             raise ValueError(f"micro_batch_tokens must be positive; got {self.micro_batch_tokens}")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank cannot be negative; got {self.lora_rank}")

@@ -2,7 +2,8 @@
 
 A pack is one row of a pass: a prompt and then responses to it, side by side. Each response sees the prompt and itself
 and counts its positions from the prompt's end, so that it is scored as if it stood alone, while the prompt's share of
-the work is done once. Attention inside a pack grows with the square of its length, which bounds how many fit.
+the work is done once. Where attention is computed between responses too, only to be masked, it grows with the square of
+a pack's length, which bounds how many fit.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ class Layout:
 
 
 def plan(
-    prompts: Sequence[Tensor], responses: Sequence[Tensor], most_tokens: int, *, width: int, share: bool
+    prompts: Sequence[Tensor], responses: Sequence[Tensor], most_tokens: int, *, width: int | None, share: bool
 ) -> list[list[Pack]]:
     """Passes of at most `most_tokens` tokens, padding included (one longer row makes a pass of its own).
 
-    width: of the model's hidden states, which decides how many responses to pack; share: whether to pack any.
+    width: of the model's hidden states, which decides how many responses to pack; None: attention between responses
+    costs nothing. share: whether to pack any.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
@@ -55,7 +57,9 @@ def plan(
     for rows in groups.values():
         start = len(prompts[rows[0]])
         fed = {i: max(len(responses[i]) - 1, 0) for i in rows}  # a response's last token predicts nothing
-        most = -(-len(rows) // _best_packs(len(rows), start, sum(fed.values()) / len(rows), width))
+        most = len(rows)
+        if width is not None:
+            most = -(-len(rows) // _best_packs(len(rows), start, sum(fed.values()) / len(rows), width))
         chosen: list[int] = []
         length = start
         for i in rows:

@@ -59,7 +59,9 @@ class VisionLanguagePolicy(LanguagePolicy):
     takes pictures in otherwise than as embeddings.
     """
 
-    def __init__(self, model: Any, processor: Any, space: spaces.Space, *, micro_batch_tokens: int = 4096) -> None:
+    def __init__(
+        self, model: Any, processor: Any, space: spaces.Space, *, micro_batch_tokens: int | None = None
+    ) -> None:
         super().__init__(model, processor.tokenizer, micro_batch_tokens=micro_batch_tokens)
         self.processor = processor
         self.image, self.text, (height, width, _) = screen_leaves(space)
@@ -82,7 +84,7 @@ class VisionLanguagePolicy(LanguagePolicy):
         seed: int = 0,
         size: TinySize | None = None,
         eyes: TinyEyes | None = None,
-        micro_batch_tokens: int = 4096,
+        micro_batch_tokens: int | None = None,
     ) -> VisionLanguagePolicy:
         """From a name that `load_image_text_model` takes."""
         height, width, _ = screen_leaves(space)[2]

@@ -26,7 +26,6 @@ ENV = "reasoning_gym/gsm_symbolic-v0"
 MODEL = "smollm2"
 GROUPS, GROUP_SIZE, TOKENS = 4, 16, 32
 SAMPLES = GROUPS * GROUP_SIZE
-MICRO_BATCH_TOKENS = 1024  # a packed group
 PEER_MICRO_BATCH = 16  # a group
 REQUIRES = {
     "reasoning_gym": "pip install reasoning-gym",
@@ -62,7 +61,6 @@ def ours(iterations: int) -> Measurement:
         epochs=1,
         minibatch_size=SAMPLES,
         max_tokens=TOKENS,
-        micro_batch_tokens=MICRO_BATCH_TOKENS,
         learning_rate=1e-6,
         skip_equal_groups=False,  # hard problems and 32 tokens: hardly any answer is right, yet all are to be learned
     )

@@ -1,5 +1,7 @@
 """The language policy's scores against whole logits, gradients against unshared passes, Fisher against Jacobians."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -111,6 +113,13 @@ def test_passes_hold_every_row_once_within_the_bound(limit, share):
         one_row = len(packs) == 1 and len(packs[0].rows) == 1
         assert layout.tokens.numel() <= limit or one_row
         assert len(layout.index) == sum(len(responses[i]) for pack in packs for i in pack.rows)
+
+
+def test_a_large_model_has_smaller_micro_batches():
+    assert policy().micro_batch_tokens == 4096
+    config = SimpleNamespace(num_hidden_layers=30, intermediate_size=1536)
+    smollm2 = SimpleNamespace(config=config, width=576, vocabulary=49152, dtype=torch.float32)
+    assert language.MICRO_BATCH_BYTES // language._token_bytes(smollm2) in range(1024, 1536)
 
 
 def test_micro_batches_add_up_to_the_whole():

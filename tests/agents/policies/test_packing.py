@@ -9,11 +9,11 @@ from agents.policies.packing import plan
 LENGTHS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 60)), min_size=1, max_size=40)
 
 
-@given(LENGTHS, st.integers(50, 400), st.booleans())
-def test_every_response_is_fed_once_within_the_limit_and_with_little_padding(rows, most, share):
+@given(LENGTHS, st.integers(50, 400), st.booleans(), st.sampled_from([64, None]))
+def test_every_response_is_fed_once_within_the_limit_and_with_little_padding(rows, most, share, width):
     prompts = [torch.full((10 * kind,), kind) for kind, _ in rows]
     responses = [torch.zeros(length, dtype=torch.int64) for _, length in rows]
-    passes = plan(prompts, responses, most, width=64, share=share)
+    passes = plan(prompts, responses, most, width=width, share=share)
     assert sorted(i for packs in passes for pack in packs for i in pack.rows) == list(range(len(rows)))
     for packs in passes:
         longest = max(pack.length for pack in packs)
@@ -34,3 +34,11 @@ def test_packs_of_a_group_are_even():
     best = min(work, key=work.__getitem__)
     assert 1 < best < 24
     assert [len(pack.rows) for pack in packs] == [best] * (24 // best) + [24 % best] * (24 % best > 0)
+
+
+def test_a_group_is_one_pack_where_attention_between_responses_costs_nothing():
+    prompts, responses = [torch.zeros(100)] * 24, [torch.zeros(16)] * 24
+    (packs,) = plan(prompts, responses, 10_000, width=None, share=True)
+    assert [len(pack.rows) for pack in packs] == [24]
+    (small,), (large,) = plan(prompts, responses, 400, width=None, share=True)
+    assert (len(large.rows), len(small.rows)) == (20, 4)
