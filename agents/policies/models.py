@@ -213,10 +213,20 @@ def _tiny_with_eyes(size: TinySize, eyes: TinyEyes, screen: tuple[int, int]) -> 
     model = LlavaForConditionalGeneration(config)
     # SigLIP's class makes square tables of positions; a screen is none.
     table = model.model.vision_tower.embeddings
-    table.position_embedding = nn.Embedding(rows * columns, eyes.hidden)
-    nn.init.normal_(table.position_embedding.weight, std=eyes.hidden**-0.5)
+    table.position_embedding = nn.Embedding.from_pretrained(_places(rows, columns, eyes.hidden), freeze=False)
     table.position_ids = torch.arange(rows * columns)[None]
     return model, processor
+
+
+def _places(rows: int, columns: int, width: int) -> torch.Tensor:
+    """Sines and cosines of a grid's rows (first half) and columns, [rows * columns, width]; wavelengths of 4 to 64."""
+    frequency = torch.pi / 2 * 16 ** -torch.linspace(0, 1, width // 4)
+    found = []
+    for count in (rows, columns):
+        angle = torch.arange(count)[:, None] * frequency
+        found.append(torch.cat((angle.sin(), angle.cos()), -1))
+    row, column = found
+    return torch.cat((row.repeat_interleave(columns, 0), column.repeat(rows, 1)), -1)
 
 
 def _pretrained(name: str) -> tuple[Any, Any]:
