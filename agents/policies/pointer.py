@@ -110,9 +110,10 @@ class PointerPolicy(Policy):
         index = torch.tensor([number[text] for text in said], device=action.device)
         alike = (index[:, None] == index).float()
         for column in self._points():
-            logits = self.net.mentions(seen, action[:, column])
-            told = (logits.log_softmax(-1) + alike.log()).logsumexp(-1)
-            losses = losses - told * chain.relevant[:, column]
+            if (pointing := chain.relevant[:, column]).any():
+                logits = self.net.mentions(seen, action[:, column])
+                told = (logits.log_softmax(-1) + alike.log()).logsumexp(-1)
+                losses = losses - told * pointing
         return losses
 
     def _points(self) -> list[int]:
@@ -123,10 +124,10 @@ class PointerPolicy(Policy):
     def distribution(self, steps: Batch) -> Chain:
         """At the choices made before each, as given by the steps."""
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the others have one derivative
-            return self._chain(self.net.see(steps.obs), steps["action"])
+            return self._chain(self.net.see(steps.obs), steps["action"], whole=True)  # TRPO differentiates all of it
 
-    def _chain(self, seen: Any, action: Tensor) -> Chain:
-        logits = self.net.choose(seen, lambda column, _: action[:, column])
+    def _chain(self, seen: Any, action: Tensor, *, whole: bool = False) -> Chain:
+        logits = self.net.choose(seen, lambda column, _: action[:, column], whole=whole)
         return Chain(tuple(logits), self.layout.relevant.to(action.device)[action[:, 0]])
 
     @torch.no_grad()

@@ -18,7 +18,8 @@ from agents.encoders.cnn import is_image
 from agents.encoders.reader import PAD, padded
 from agents.policies.tagged import CELLS, Layout, cells_on_screen, takes_newline
 
-HEADS = 4
+HEADS = 4  # of the summary's attention over patches
+GAZES = 2  # of a patch's attention over the instruction, each of the full width: words are told apart by it
 NEVER = -1e9  # the logit of what cannot be chosen
 
 Pick = Callable[[int, Tensor], Tensor]  # column, its logits [batch, size] -> the choice, int64 [batch]
@@ -85,14 +86,13 @@ class Sight(nn.Module):
         said = features.text[self.text_name]
         text_pooled = self._text_pooled(features)
         batch, (rows, columns) = len(text_pooled), (self.grid.rows, self.grid.columns)
-        places = (self.row[:, None] + self.column).flatten(0, 1)
-        x = self.patch_in(features.patches[self.image_name]) + places
-        plain = self.before(x)
-        x = x + self.look_up(plain, said.values, said.mask)
-        scale, shift = self.film(text_pooled)[:, None].chunk(2, -1)
+        x = self.patch_in(features.patches[self.image_name])
+        plain = self.before(x + (self.row[:, None] + self.column).flatten(0, 1).to(x.dtype))
+        x = plain + self.look_up(plain, said.values, said.mask)
+        scale, shift = self.film(text_pooled)[:, None].to(x.dtype).chunk(2, -1)
         y = F.relu(self.after(x) * (1 + scale) + shift).unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
         x = x + F.relu(self.conv(y)).permute(0, 2, 3, 1).flatten(1, 2)
-        asked = self.pool(text_pooled).unflatten(-1, (HEADS, -1)) * x.shape[-1] ** -0.5
+        asked = self.pool(text_pooled).unflatten(-1, (HEADS, -1)).to(x.dtype) * x.shape[-1] ** -0.5
         weights = (asked @ x.transpose(1, 2)).softmax(-1)  # [batch, heads, P]
         summary = self.summary(torch.cat((features.pooled, (weights @ x).flatten(1)), -1))
         ids, lengths = padded(obs[self.text_name])
@@ -102,7 +102,7 @@ class Sight(nn.Module):
         text = said.values[torch.arange(batch, device=ids.device)[:, None], token]
         text = F.relu(self.text_in(text) + self.byte(ids))
         starts = (at <= lengths[:, None]) & ((ids & 0xC0) != 0x80)  # UTF-8: 10xxxxxx goes on with a character
-        return Seen(x, plain, text, starts | (at == lengths[:, None]), said, summary)
+        return Seen(x, plain, text.float(), starts | (at == lengths[:, None]), said, summary.float())
 
     def _text_pooled(self, features: Features) -> Tensor:
         # The leaves' features lie side by side in the observation's order.
@@ -112,7 +112,7 @@ class Sight(nn.Module):
 
     def mentions(self, seen: Seen, patch: Tensor) -> Tensor:
         """How strongly a patch [batch] of each screen looks up each instruction, logits [batch, batch]."""
-        shown = seen.plain[torch.arange(len(patch), device=patch.device), patch]
+        shown = seen.plain[torch.arange(len(patch), device=patch.device), patch].float()
         return self.look_up.strength(shown, seen.said.values, seen.said.mask)
 
 
@@ -124,7 +124,7 @@ class PointerNet(Sight):
     """
 
     def __init__(
-        self, observation_space: spaces.Space, layout: Layout, encoder: str | EncoderConfig, width: int = 64
+        self, observation_space: spaces.Space, layout: Layout, encoder: str | EncoderConfig, width: int = 96
     ) -> None:
         super().__init__(observation_space, encoder, width)
         self.layout = layout
@@ -141,15 +141,28 @@ class PointerNet(Sight):
                 case _:
                     self.heads[f"argument_{name}"] = _Point(width, cells_on_screen(self.grid), more=name != last)
 
-    def choose(self, seen: Seen, pick: Pick) -> list[Tensor]:
-        """Go through all choices in order, each made by `pick`; the logits of each, [batch, size]."""
+    def see(self, obs: Any) -> Seen:
+        """As `Sight` does, its patches in bfloat16 where torch may be rough about float32 products ("medium")."""
+        rough = torch.get_float32_matmul_precision() == "medium"
+        with torch.autocast(self.row.device.type, torch.bfloat16, enabled=rough):
+            return super().see(obs)
+
+    def choose(self, seen: Seen, pick: Pick, *, whole: bool = False) -> list[Tensor]:
+        """Go through all choices in order, each made by `pick`; the logits of each, [batch, size].
+
+        whole: think about arguments, too, that none of the actions has; otherwise their logits are 0.
+        """
         logits = [self.kind(seen.summary)]
         kind = pick(0, logits[0])
         state = seen.summary + self.kind_said(kind)
         relevant = self.layout.relevant.to(kind.device)[kind].float()
         for name in self.layout.arguments:
             columns = self.layout.columns[name]
-            made, said = self.heads[f"argument_{name}"](seen, state, lambda i, x, columns=columns: pick(columns[i], x))
+            head: Any = self.heads[f"argument_{name}"]
+            if not (whole or relevant[:, columns[0]].any()):
+                logits += [state.new_zeros(len(state), size) for size in head.sizes(seen)]
+                continue
+            made, said = head(seen, state, lambda i, x, columns=columns: pick(columns[i], x))
             logits += made
             state = state + relevant[:, columns[0], None] * said
         return logits
@@ -160,26 +173,27 @@ class _Attention(nn.Module):
 
     def __init__(self, width: int, dim: int) -> None:
         super().__init__()
-        self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(dim, width), nn.Linear(dim, width)
-        self.out = nn.Linear(width, width)
-        self.nothing = nn.Parameter(torch.zeros(1, width))
+        self.query, self.key = nn.Linear(width, GAZES * width), nn.Linear(dim, GAZES * width)
+        self.value, self.out = nn.Linear(dim, GAZES * width), nn.Linear(GAZES * width, width)
+        self.nothing = nn.Parameter(torch.zeros(1, GAZES * width))
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        batch = len(x)
-        nothing = self.nothing.expand(batch, 1, -1)
-        key = torch.cat((nothing, self.key(tokens)), 1).unflatten(-1, (HEADS, -1))  # [batch, 1 + L, heads, dim]
-        value = torch.cat((torch.zeros_like(nothing), self.value(tokens)), 1).unflatten(-1, (HEADS, -1))
-        query = self.query(x).unflatten(-1, (HEADS, -1))
-        scores = torch.einsum("bphd,blhd->bhpl", query, key) * key.shape[-1] ** -0.5
-        mask = torch.cat((torch.ones_like(mask[:, :1]), mask), 1)
-        weights = scores.masked_fill(~mask[:, None, None], NEVER).softmax(-1)
-        return self.out(torch.einsum("bhpl,blhd->bphd", weights, value).flatten(2))
+        key, value = self.key(tokens), self.value(tokens)
+        nothing = self.nothing.to(key.dtype).expand(len(x), 1, -1)
+        key, value = torch.cat((nothing, key), 1), torch.cat((torch.zeros_like(nothing), value), 1)
+        hidden = F.pad(~mask, (1, 0))[:, None]
+        found = []
+        # One gaze after the other: torch's fused attention is several times as slow backwards on a processor.
+        for q, k, v in zip(self.query(x).chunk(GAZES, -1), key.chunk(GAZES, -1), value.chunk(GAZES, -1), strict=True):
+            scores = q @ (k * k.shape[-1] ** -0.5).mT  # [batch, P, 1 + L]
+            found.append(scores.masked_fill(hidden, NEVER).softmax(-1) @ v)
+        return self.out(torch.cat(found, -1))
 
     def strength(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """What rows x [rows, width] find in each text, logits [rows, batch]: over tokens, the log of the sum of what
-        their attention goes by, summed over heads."""
-        query, key = (y.unflatten(-1, (HEADS, -1)) for y in (self.query(x), self.key(tokens)))
-        scores = torch.einsum("rhd,blhd->rbhl", query, key) * key.shape[-1] ** -0.5
+        their attention goes by, summed over gazes."""
+        query, key = (y.unflatten(-1, (GAZES, -1)) for y in (self.query(x), self.key(tokens)))
+        scores = torch.einsum("rgd,blgd->rbgl", query, key).float() * key.shape[-1] ** -0.5
         return scores.masked_fill(~mask[:, None], NEVER).logsumexp(-1).sum(-1)
 
 
@@ -188,7 +202,7 @@ class _Point(nn.Module):
 
     def __init__(self, width: int, on_screen: Tensor, *, more: bool) -> None:
         super().__init__()
-        self.query, self.key = _head(width, width), nn.Linear(width, width)
+        self.query = _head(width, width)
         self.state, self.patch = nn.Linear(width, width), nn.Linear(width, width)
         self.cell = nn.Linear(width, CELLS**2)
         self.cell_said = nn.Embedding(CELLS**2, width) if more else None
@@ -197,12 +211,15 @@ class _Point(nn.Module):
 
     def forward(self, seen: Seen, state: Tensor, pick: Pick) -> tuple[list[Tensor], Tensor]:
         query = self.query(state)
-        patches = (self.key(seen.patches) @ query[..., None]).squeeze(-1) * query.shape[-1] ** -0.5
+        patches = (seen.patches @ query[..., None].to(seen.patches.dtype)).squeeze(-1).float() * query.shape[-1] ** -0.5
         patch = pick(0, patches)
-        shown = self.patch(seen.patches[torch.arange(len(patch), device=patch.device), patch])
+        shown = self.patch(seen.patches[torch.arange(len(patch), device=patch.device), patch].float())
         cells = self.cell(F.relu(shown + self.state(state))).masked_fill(~self.on_screen[patch], NEVER)
         cell = pick(1, cells)
         return [patches, cells], shown if self.cell_said is None else shown + self.cell_said(cell)
+
+    def sizes(self, seen: Seen) -> list[int]:
+        return [seen.patches.shape[1], CELLS**2]
 
 
 class _Span(nn.Module):
@@ -231,6 +248,9 @@ class _Span(nn.Module):
         pick(2, submits)
         return [starts, ends, submits], said
 
+    def sizes(self, seen: Seen) -> list[int]:
+        return [seen.text.shape[1], seen.text.shape[1], 2]
+
     @staticmethod
     def _logits(keys: Tensor, query: Tensor, allowed: Tensor) -> Tensor:
         return (keys @ query[..., None]).squeeze(-1).mul(query.shape[-1] ** -0.5).masked_fill(~allowed, NEVER)
@@ -241,12 +261,16 @@ class _Discrete(nn.Module):
 
     def __init__(self, width: int, count: int, *, more: bool) -> None:
         super().__init__()
+        self.count = count
         self.head, self.said = _head(width, count), nn.Embedding(count, width) if more else None
 
     def forward(self, seen: Seen, state: Tensor, pick: Pick) -> tuple[list[Tensor], Tensor]:
         logits = self.head(state)
         choice = pick(0, logits)
         return [logits], torch.zeros_like(state) if self.said is None else self.said(choice)
+
+    def sizes(self, seen: Seen) -> list[int]:
+        return [self.count]
 
 
 def _head(width: int, out: int) -> nn.Sequential:

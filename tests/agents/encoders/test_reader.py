@@ -6,9 +6,9 @@ from gymnasium import spaces
 
 from agents.core.buffer import Ragged
 from agents.encoders import make_encoder, save_encoder
-from agents.encoders.reader import PATCH, ByteReader, ScreenReader, padded
+from agents.encoders.reader import HALO, TILE, ByteReader, ScreenReader, _flat, padded
 
-SHAPE = (40, 48, 3)
+SHAPE = (80, 160, 3)
 
 
 def reader():
@@ -17,10 +17,10 @@ def reader():
 
 
 def letters(seed=0, ground=255, ink=0):
-    """Random strokes in the middle of an empty image, uint8 [1, 40, 48, 3]."""
+    """Random strokes in the middle of an empty image, uint8 [1, 80, 160, 3]."""
     image = np.full((1, *SHAPE), ground, np.uint8)
     strokes = np.random.default_rng(seed).random((10, 12)) < 0.3
-    image[0, 17:27, 17:29][strokes] = ink
+    image[0, 34:44, 66:78][strokes] = ink
     return torch.from_numpy(image)
 
 
@@ -32,7 +32,7 @@ def ragged(*texts):
 def test_what_a_patch_shows_moves_with_it():
     tower = reader()
     image = letters()
-    moved = image.roll((PATCH, -PATCH), (1, 2))
+    moved = image.roll((tower.patch, -tower.patch), (1, 2))
     torch.testing.assert_close(tower.patches(moved), tower.patches(image).roll((1, -1), (1, 2)), atol=1e-5, rtol=0)
 
 
@@ -41,20 +41,31 @@ def test_a_patch_of_one_colour_is_told_by_its_colour():
     tower = reader()
     image = letters(ground=90)
     tokens = tower.patches(image)
-    plain = tower.colour(torch.full((3,), 90 / 255 * 2 - 1))
-    inner = image[0].unflatten(1, (6, PATCH)).unflatten(0, (5, PATCH))
-    uniform = (inner.amin((1, 3)) == inner.amax((1, 3))).all(-1)
-    assert 0 < int(uniform.sum()) < 30
-    torch.testing.assert_close(tokens[0][uniform], plain.expand(int(uniform.sum()), -1), atol=1e-5, rtol=0)
-    assert not torch.isclose(tokens[0][~uniform], plain, atol=1e-3).all(-1).any()
+    alone = tower.colour(torch.full((12,), 90 / 255 * 2 - 1)) + tower.tiles.bias
+    tokens = tokens[0]  # [5, 10, 96]; the letters lie in row 2
+    torch.testing.assert_close(tokens[[0, 1, 3, 4]], alone.relu().expand(4, 10, -1), atol=1e-5, rtol=0)
+    assert not torch.isclose(tokens[2, 4], alone.relu(), atol=1e-3).all()
+
+
+@torch.no_grad()
+def test_tiles_that_show_anything_are_those_that_differ_from_their_corner():
+    image = torch.full((2, 3 * TILE, 4 * TILE, 3), 7, dtype=torch.uint8)
+    image[0, TILE + 1, 5, 2] = 8  # below the corner
+    image[1, 2 * TILE, 4 * TILE - 1, 0] = 6  # beside it
+    corner, busy = _flat(image)
+    assert busy.nonzero().tolist() == [[0, 1, 0], [1, 2, 3]]
+    assert (corner == 7).all()
 
 
 @torch.no_grad()
 def test_a_letter_is_the_same_in_any_colour_where_only_its_ink_counts():
     tower = reader()
-    tower.strokes.weight[:, :3] = 0.0  # what is left is the channel of ink
-    shapes = [tower.look(letters(ground=ground, ink=ink)[:, 15:29, 15:29].movedim(3, 1)) for ground, ink in
-              ((255, 0), (0, 255), (200, 60))]  # fmt: skip
+    tower.tint.weight.zero_()  # what is left is the ink
+    low, high = 34 - HALO, 42 + HALO
+    shapes = [
+        tower.look(letters(ground=ground, ink=ink)[:, low:high, low + 32 : high + 32].movedim(3, 1))
+        for ground, ink in ((255, 0), (0, 255), (200, 60))
+    ]
     assert shapes[0].abs().max() > 0.01
     for other in shapes[1:]:
         torch.testing.assert_close(other, shapes[0], atol=0.1 * float(shapes[0].abs().max()), rtol=0)

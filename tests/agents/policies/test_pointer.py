@@ -29,13 +29,13 @@ UNION = spaces.OneOf(
         spaces.Dict({}),
     ]
 )
-SCREEN = spaces.Dict({"screen": spaces.Box(0, 255, (12, 16, 3), np.uint8), "say": spaces.Text(40)})
+SCREEN = spaces.Dict({"screen": spaces.Box(0, 255, (24, 32, 3), np.uint8), "say": spaces.Text(40)})
 
 
 def made(*said, seed=0, encoder="reader", union=UNION):
     torch.manual_seed(seed)
     policy = PointerPolicy(SCREEN, union, encoder=encoder)
-    screens = torch.randint(0, 256, (len(said), 12, 16, 3), dtype=torch.uint8)
+    screens = torch.randint(0, 256, (len(said), 24, 32, 3), dtype=torch.uint8)
     texts = Ragged.of([torch.tensor(list(text.encode()), dtype=torch.uint8) for text in said], torch.uint8)
     return policy, {"screen": screens, "say": texts}
 
