@@ -18,6 +18,10 @@ from torch import Tensor
 
 from agents.core.buffer import Field, Ragged, tree
 
+# In a text it stands before every message of a conversation but the first, which are in turn the other side's and the
+# policy's: ASCII's record separator. Without it a text is one message.
+TURN = "\x1e"
+
 # What a policy sees: one tensor [batch, ...], or a flat mapping from leaf path to one.
 Observation = Tensor | Ragged | Mapping[str, Tensor | Ragged]
 

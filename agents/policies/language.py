@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.core.buffer import Ragged
-from agents.core.spaces import decode_text
+from agents.core.spaces import TURN, decode_text
 from agents.policies import llama_pass
 from agents.policies.backbone import Backbone
 from agents.policies.categorical import MultiCategorical
@@ -74,7 +74,8 @@ class LanguagePolicy(nn.Module):
 
     def prompts(self, obs: Any) -> list[Tensor]:
         """Tokens int64 [p] of observations: the prompts to which responses are written."""
-        return self.prompt_tokens(decode_text(obs))
+        texts = decode_text(obs)
+        return self.prompt_tokens([conversation(text) if self.chats else text.replace(TURN, "") for text in texts])
 
     @contextmanager
     def reading(self, obs: Any) -> Iterator[list[Tensor]]:
@@ -243,6 +244,18 @@ class LanguagePolicy(nn.Module):
                 found = backbone.hidden(layout.tokens, mask=layout.mask, positions=layout.positions)
                 hidden = found.flatten(0, 1)[layout.index]
             yield rows, hidden, torch.cat([responses[i] for i in rows]).to(backbone.device)
+
+
+def conversation(text: str) -> str | Messages:
+    """A text in which TURN marks the messages as chat messages, the first one the user's; others as they are.
+
+    The line break that sets a message apart from the next is none of its own.
+    """
+    user, *rest = text.split(TURN)
+    if not rest:
+        return text
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": part.removesuffix("\n")} for i, part in enumerate((user, *rest))]
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:

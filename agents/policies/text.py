@@ -4,8 +4,8 @@ A response is stored as its tokens, with the log-probability each was drawn with
 drew it; text is made for the environment alone. A response that the token budget cuts short is parked: its environment
 waits, nothing is stored, and the response goes on at the next call.
 
-Left out: conversations as chat messages. A prompt is the observation's text (one user message for a chat model), behind
-the screenshot where there is one.
+A prompt is the observation's text, behind the screenshot where there is one; for a chat model a user message, or where
+the text marks turns (`agents.core.spaces.TURN`) the messages of a conversation.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import gymnasium
 from envs.reasoning.episode import FEEDBACK_LENGTH, QUESTION_LENGTH, Episode, judge
 from envs.reasoning.problem import SPLITS, Split, Task, make_problem, pick_difficulty
 from envs.reasoning.tasks import make_task
-from envs.reasoning.text import CHARSET, TextSpace
+from envs.reasoning.text import CHARSET, TURN, TextSpace
 
 SEED_LIMIT = 1 << 63  # instance seeds are 0 <= seed < SEED_LIMIT
 Difficulty = int | tuple[int, int]
@@ -34,8 +34,9 @@ def settings(
         raise ValueError(f"max_turns ({max_turns}) and max_length ({max_length}) must be at least 1.")
     lo, hi = (made.default_difficulty,) * 2 if difficulty is None else check_range(made, difficulty)
     charset = CHARSET | made.characters()
-    longest = QUESTION_LENGTH + max_turns * (max_length + FEEDBACK_LENGTH + 3)
-    return made, (lo, hi), TextSpace(longest, charset), TextSpace(max_length, charset)
+    longest = QUESTION_LENGTH + max_turns * (max_length + FEEDBACK_LENGTH + 5)
+    observed = charset | {TURN} if max_turns > 1 else charset
+    return made, (lo, hi), TextSpace(longest, observed), TextSpace(max_length, charset - {TURN})
 
 
 def check_range(task: Task, difficulty: Difficulty) -> tuple[int, int]:
@@ -87,6 +88,7 @@ class ReasoningEnv(gymnasium.Env[str, str]):
         self.max_turns = max_turns
         self.max_length = max_length
         self._charset = self.action_space.character_set
+        self._turn = TURN if max_turns > 1 else ""  # else nothing comes after the response
         self._episode: Episode | None = None
 
     @property
@@ -127,4 +129,4 @@ class ReasoningEnv(gymnasium.Env[str, str]):
             "verdict": verdict.reason,
             "messages": episode.messages(),
         }
-        return episode.observation(), float(verdict.correct), episode.done, False, info
+        return episode.observation(self._turn), float(verdict.correct), episode.done, False, info

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from envs.reasoning.problem import Problem, Task, Verdict
-from envs.reasoning.text import clean
+from envs.reasoning.text import TURN, clean
 
 Message = dict[str, str]
 FEEDBACK_LENGTH = 128
@@ -26,13 +26,16 @@ class Episode:
     turns: list[tuple[str, str]] = field(default_factory=list)
     done: bool = False
 
-    def observation(self) -> str:
-        """The prompt so far: question, then for each turn the response and, on its own line, the feedback."""
+    def observation(self, turn: str = TURN) -> str:
+        """The prompt so far: question, then for each turn the response and, on its own line, the feedback.
+
+        turn: what stands before each of these.
+        """
         text = self.problem.question
         for response, feedback in self.turns:
             # A short prompt ends in "=" and is completed in place; a sentence is answered on the next line.
             gap = "" if text.endswith("=") else "\n" if not text.endswith("\n") else ""
-            text = f"{text}{gap}{response}\n{feedback}\n"
+            text = f"{text}{gap}{turn}{response}\n{turn}{feedback}\n"
         return text
 
     def messages(self) -> list[Message]:

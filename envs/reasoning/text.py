@@ -13,6 +13,9 @@ import numpy as np
 from gymnasium import spaces
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# Before every message of a conversation but the first, which are in turn the policy's and the environment's: ASCII's
+# record separator. No response has it, so that none can feign a turn.
+TURN = "\x1e"
 
 # Latin, Greek, punctuation, sub- and superscripts, arrows, mathematical operators, technical signs, boxes,
 # shapes, dingbats, variation selectors, emoji.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from envs.reasoning.env import SEED_LIMIT, Difficulty, check_range, check_seed, settings
 from envs.reasoning.episode import Episode, judge
 from envs.reasoning.problem import Split, Task, make_problem, pick_difficulty
-from envs.reasoning.text import pack_strings, unpack_strings
+from envs.reasoning.text import TURN, pack_strings, unpack_strings
 from envs.rng import SeedStream
 
 Infos = dict[str, Any]
@@ -55,6 +55,7 @@ class ReasoningVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArra
         self.max_turns = max_turns
         self.max_length = max_length
         self._charset = self.single_action_space.character_set
+        self._turn = TURN if max_turns > 1 else ""  # else nothing comes after the response
         origins = np.random.default_rng().integers(SEED_LIMIT, size=num_envs)
         self._streams = [SeedStream(int(origin), 0, SEED_LIMIT) for origin in origins]
         self._episodes: list[Episode | None] = [None] * num_envs
@@ -141,7 +142,7 @@ class ReasoningVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArra
 
     def observe(self) -> tuple[str, ...]:
         """The current observations; "" for an environment that was never reset."""
-        return tuple("" if episode is None else episode.observation() for episode in self._episodes)
+        return tuple("" if episode is None else episode.observation(self._turn) for episode in self._episodes)
 
     def demonstrate(self) -> list[str | None]:
         """A right response in each environment's present state, with its chain of thought.

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from agents.core.buffer import Ragged
+from agents.core.spaces import TURN, encode_text
 from agents.policies import language, packing
 from agents.policies.generation import generate
-from agents.policies.language import LanguagePolicy
+from agents.policies.language import LanguagePolicy, conversation
 from agents.policies.models import TinySize, load_language_model
 from agents.policies.sampling import Sampling
 from agents.trpo import fisher_vector_product
+from envs.reasoning import ReasoningEnv
 
 SMALL = TinySize(hidden=16, layers=2, heads=4, kv_heads=2, intermediate=24, context=128)
 
@@ -211,6 +214,25 @@ def test_prompts_with_a_chat_template_open_the_reply():
     p = LanguagePolicy(model, tokenizer)
     talk = [{"role": "system", "content": "add"}, {"role": "user", "content": "2+2"}]
     assert p.decode(p.prompt_tokens(["2+2", talk])) == ["[user]2+2[>]", "[system]add[user]2+2[>]"]
+
+
+def test_marked_turns_are_messages():
+    """Of a real conversation: what the environment shows is split into what it calls its messages."""
+    env = ReasoningEnv("addition", max_turns=3, difficulty=2, split="train")
+    first, _ = env.reset(seed=1)
+    assert conversation(first) == first
+    for response in ("7", "8\n9"):
+        observation, *_, info = env.step(response)
+        assert conversation(observation) == info["messages"]
+    model, tokenizer = load_language_model("tiny", size=SMALL)
+    obs = Ragged.of([torch.from_numpy(row.copy()) for row in encode_text([first, observation])], torch.uint8)
+    plain = LanguagePolicy(model, tokenizer)
+    assert plain.decode(plain.prompts(obs)) == [first, observation.replace(TURN, "")]
+    tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    a, b = plain.decode(plain.prompts(obs))
+    assert a == f"[user]{first}"
+    assert b.startswith(f"[user]{first}[assistant]7[user]Too ")
+    assert "[assistant]8\n9[user]" in b
 
 
 def test_demonstrations_end_with_the_stop_token_and_decode_without_it():

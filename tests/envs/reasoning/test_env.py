@@ -18,7 +18,7 @@ import envs.reasoning  # noqa: F401  registers the ids
 from envs.reasoning import Problem, ReasoningEnv, ReasoningVectorEnv, Verdict
 from envs.reasoning.arithmetic import Addition
 from envs.reasoning.tasks import OWN
-from envs.reasoning.text import CHARSET, REPLACEMENT, TextSpace, clean, pack_strings, unpack_strings
+from envs.reasoning.text import CHARSET, REPLACEMENT, TURN, TextSpace, clean, pack_strings, unpack_strings
 
 IDS = [f"reasoning/{task.name}-v0" for task in OWN]
 
@@ -66,9 +66,9 @@ def test_several_turns_with_feedback() -> None:
     prompt, info = env.reset(seed=1)
     gold = int(info["demonstration"])
     first, reward, terminated, _, info = env.step(str(gold + 1))
-    assert (first, reward, terminated) == (f"{prompt}{gold + 1}\nToo high. Try again.\n", 0.0, False)
+    assert (first, reward, terminated) == (f"{prompt}{TURN}{gold + 1}\n{TURN}Too high. Try again.\n", 0.0, False)
     second, _, terminated, _, info = env.step("dunno")
-    assert second == f"{first}dunno\nWrong. Try again.\n"
+    assert second == f"{first}{TURN}dunno\n{TURN}Wrong. Try again.\n"
     assert not terminated
     assert info["messages"] == [
         {"role": "user", "content": prompt},
@@ -83,14 +83,14 @@ def test_several_turns_with_feedback() -> None:
         env.step("b")
         observation, reward, terminated, truncated, _ = env.step(last)
         assert (reward, terminated, truncated) == (expected, True, False)
-        assert observation.endswith(f"{last}\nCorrect.\n" if expected else f"{last}\nToo low.\n")
+        assert observation.endswith(f"{last}\n{TURN}Correct.\n" if expected else f"{last}\n{TURN}Too low.\n")
 
 
 def test_chat_style_answers_on_a_line_of_its_own() -> None:
     env = make(style="chat", max_turns=2)
     prompt, _ = env.reset(seed=1)
     observation, *_ = env.step("Answer: 1")
-    assert observation == f"{prompt}\nAnswer: 1\nToo low. Try again.\n"
+    assert observation == f"{prompt}\n{TURN}Answer: 1\n{TURN}Too low. Try again.\n"
 
 
 def test_reset_without_a_seed_goes_on_and_a_seed_comes_back() -> None:
@@ -106,7 +106,10 @@ def test_odd_responses_stay_in_the_space() -> None:
     observation, _, _, _, info = env.step("\ud800\x00" + "5" * 20)
     assert observation in env.observation_space
     assert (info["verdict"], info["extracted"]) == ("too long", "")
-    assert f"{REPLACEMENT}{REPLACEMENT}55555555\nToo long. Try again.\n" in observation
+    assert f"{REPLACEMENT}{REPLACEMENT}55555555\n{TURN}Too long. Try again.\n" in observation
+    feigned, *_ = env.step(f"1{TURN}2")
+    assert feigned.endswith(f"{TURN}1{REPLACEMENT}2\n{TURN}Wrong. Try again.\n")
+    assert feigned in env.observation_space
     with pytest.raises(TypeError, match="not int"):
         env.step(7)  # type: ignore[arg-type]
 
