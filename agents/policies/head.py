@@ -28,14 +28,14 @@ class _TokenLogProbs(torch.autograd.Function):
         n, training = len(tokens), any(ctx.needs_input_grad)
         log_prob = hidden.new_empty(n, dtype=torch.float32)
         total = hidden.new_empty(n, 1, dtype=torch.float32)  # of each row's weights
-        weights = hidden.new_empty(n if training else 0, len(weight), dtype=torch.float32)  # probabilities x total
+        weights = hidden.new_empty(n if training else min(n, _ROWS), len(weight), dtype=torch.float32)
         for start in range(0, n, _ROWS):
             part = slice(start, start + _ROWS)
-            logits = (hidden[part] @ weight.t()).float()
-            highest = logits.amax(-1, keepdim=True)
-            chosen = logits.gather(1, tokens[part, None]) - highest
-            seen = torch.exp(logits.sub_(highest), out=weights[part] if training else logits)
-            total[part] = seen.sum(-1, keepdim=True)
+            seen = weights[part] if training else weights[: len(tokens[part])]
+            _product(hidden[part], weight.t(), seen)
+            highest = seen.amax(-1, keepdim=True)
+            chosen = seen.gather(1, tokens[part, None]) - highest
+            total[part] = seen.sub_(highest).exp_().sum(-1, keepdim=True)
             log_prob[part] = (chosen - total[part].log()).squeeze(1)
         ctx.save_for_backward(hidden, weight, tokens, weights, total)
         return log_prob
@@ -43,16 +43,23 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        """grad (onehot(token) - probabilities), times the weights and times the hidden states."""
+        """grad (onehot(token) - probabilities), times the head's weights and times the hidden states."""
         hidden, weight, tokens, weights, total = ctx.saved_tensors
         grad = grad[:, None]
         hidden_grad = torch.empty_like(hidden)
         weight_grad = torch.zeros_like(weight)
+        logits_grad = weights.new_empty(min(len(tokens), _ROWS), len(weight))
         for start in range(0, len(tokens), _ROWS):
             part = slice(start, start + _ROWS)
-            logits_grad = weights[part] * (-grad[part] / total[part])
-            logits_grad.scatter_add_(1, tokens[part, None], grad[part])
-            logits_grad = logits_grad.to(hidden.dtype)
-            torch.mm(logits_grad, weight, out=hidden_grad[part])
-            weight_grad.addmm_(logits_grad.t(), hidden[part])
+            out = torch.mul(weights[part], -grad[part] / total[part], out=logits_grad[: len(tokens[part])])
+            out = out.scatter_add_(1, tokens[part, None], grad[part]).to(hidden.dtype)
+            torch.mm(out, weight, out=hidden_grad[part])
+            weight_grad.addmm_(out.t(), hidden[part])
         return hidden_grad, weight_grad, None
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    if a.dtype == out.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(a @ b)
