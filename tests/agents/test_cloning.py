@@ -136,8 +136,6 @@ SPACES = {
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 @pytest.mark.parametrize("algorithm", ["trpo", "actor-critic", "kimi", "ddpg"])
 def test_any_policy_learns_what_the_expert_does(algorithm, space):
-    if algorithm == "ddpg" and isinstance(space, spaces.MultiBinary):
-        pytest.skip("DDPG refuses MultiBinary")
     env = vector(lambda: Fixed(spaces.Box(-20, 60, (3,)), space), 8)
     fields = {"ddpg": {"hidden": (64,), "normalize_observations": True}, "kimi": KIMI}.get(algorithm, {})
     agent, expert = agents.make(algorithm, env, seed=1, **fields), Rule(space)

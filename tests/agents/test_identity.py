@@ -48,8 +48,6 @@ def seeded(make, seed):
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("space", ENVIRONMENTS)
 def test_repeats_what_it_sees(name, space):
-    if name == "ddpg" and space == "multi-binary":
-        pytest.skip("DDPG refuses MultiBinary")
     make = ENVIRONMENTS[space]
     num_envs, steps, settings = SETTINGS[name]
     env = SyncVectorEnv([lambda i=i: seeded(make, i) for i in range(num_envs)], autoreset_mode=AutoresetMode.DISABLED)

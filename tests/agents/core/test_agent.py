@@ -82,10 +82,6 @@ def everything(agent):
     return flat([parts, counters, generators, agent.buffer.state_dict(), agent.collector.state_dict()])
 
 
-def serves(name, action):
-    return not (algorithm(name) == "ddpg" and isinstance(action, spaces.MultiBinary))
-
-
 # --- save, load, predict --------------------------------------------------------------------------------------------
 
 
@@ -93,10 +89,6 @@ def serves(name, action):
 @each_algorithm
 def test_a_loaded_agent_acts_alike(tmp_path, name, action):
     space = ACTIONS[action]
-    if not serves(name, space):
-        with pytest.raises(ValueError, match="DDPG needs"):
-            make(name, fixed(action=space))
-        return
     agent = make(name, fixed(action=space)).learn(40)
     loaded = agents.load(agent.save(tmp_path / "agent"))
     assert type(loaded) is type(agent)
