@@ -27,9 +27,10 @@ class FlatParameters:
         flat = params[0].detach().new_zeros(sum(sizes))
         grad = torch.zeros_like(flat)
         for p, data, g in zip(params, flat.split(sizes), grad.split(sizes), strict=True):
-            view = data[: p.numel()].view_as(p)
+            strides = torch.empty_like(p, device="meta").stride()  # a matrix stored by columns stays so
+            view = data[: p.numel()].as_strided(p.shape, strides)
             view.copy_(p.detach())
-            p.data, p.grad = view, g[: p.numel()].view_as(p)
+            p.data, p.grad = view, g[: p.numel()].as_strided(p.shape, strides)
         self.vector = nn.Parameter(flat)
         self.vector.grad = grad
 

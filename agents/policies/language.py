@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from agents.core.buffer import Ragged
 from agents.core.spaces import TURN, decode_text
-from agents.policies import llama_pass
+from agents.policies import llama_cache, llama_pass
 from agents.policies.backbone import Backbone
 from agents.policies.categorical import MultiCategorical
 from agents.policies.generation import Response, generate
@@ -51,6 +51,8 @@ class LanguagePolicy(nn.Module):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.backbone = Backbone(model)
+        if llama_cache.suits(self.backbone):
+            llama_cache.store_by_columns(self.backbone)
         self.micro_batch_tokens = micro_batch_tokens or min(4096, MICRO_BATCH_BYTES // _token_bytes(self.backbone))
         self.stop_tokens = stop_tokens(model, tokenizer)
 

@@ -50,6 +50,18 @@ def suits(backbone: Backbone) -> bool:
     )
 
 
+def store_by_columns(backbone: Backbone) -> None:
+    """Have the layers' matrices stored by columns, which changes nothing else.
+
+    A step of decoding multiplies few rows, and a processor's libraries do so a quarter faster when they need not turn
+    a matrix on its way; with many rows, as in training, either way is as fast.
+    """
+    for layer in backbone.model.model.layers:
+        for module in layer.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data = module.weight.data.t().contiguous().t()
+
+
 class LlamaCache:
     """A running batch of rows of any length."""
 

@@ -150,9 +150,11 @@ def hidden(backbone: Backbone, layout: Layout) -> Tensor:
     for layer in model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         h = _norm(layer.input_layernorm, x)
-        weight = torch.cat([p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)])
-        out = F.linear(h, weight).unflatten(1, (-1, attention.head_dim))
-        query, key, value = _Turn.apply(out, cos, sin, kv_heads)
+        query, key, value = (
+            F.linear(h, projection.weight).unflatten(1, (-1, attention.head_dim))
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        query, key = _Turn.apply(query, cos, sin), _Turn.apply(key, cos, sin)
         seen = _attend(layout, query.unflatten(1, (kv_heads, repeats)), key, value, attention.scaling)
         x = x + F.linear(seen, attention.o_proj.weight)
         h = _norm(layer.post_attention_layernorm, x)
@@ -272,26 +274,17 @@ class _Norm(torch.autograd.Function):
 
 
 class _Turn(torch.autograd.Function):
-    """Queries, keys and values [tokens, their heads, width] out of x [tokens, all heads, width], the first two turned.
-
-    cos: [tokens, 1, width]; sin: with the sign of its half; kv_heads: of keys, and of values.
-    """
+    """Rotary embedding of x [tokens, heads, width]; cos: [tokens, 1, width]; sin: with the sign of its half."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.cos, ctx.sin = cos, sin
-        query, key, value = x.split((x.shape[1] - 2 * kv_heads, kv_heads, kv_heads), 1)
-        return _turn(query, cos, sin), _turn(key, cos, sin), value.contiguous()
+        return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        query, key, value = grads
-        return torch.cat((_turn(query, ctx.cos, -ctx.sin), _turn(key, ctx.cos, -ctx.sin), value), 1), None, None, None
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
+    def backward(ctx: Any, grad: Tensor) -> Any:  # turned back
+        return (grad * ctx.cos).addcmul_(grad.roll(grad.shape[-1] // 2, -1), ctx.sin, value=-1), None, None
 
 
 class _Gate(torch.autograd.Function):

@@ -58,17 +58,18 @@ def ours(env: str, max_tokens: int, early: bool, rounds: int) -> Measurement:
 def peer_generate(env: str, max_tokens: int, early: bool, rounds: int) -> Measurement:
     import torch
 
-    from agents.policies.language import LanguagePolicy
+    from agents.policies.models import load_language_model
 
-    policy = LanguagePolicy.load(MODEL)
-    model, tokenizer = policy.model, policy.tokenizer
-    prompts = policy.prompt_tokens(questions(env))
+    model, tokenizer = load_language_model(MODEL)
+    talks = [[{"role": "user", "content": question}] for question in questions(env)]
+    texts = [tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False) for talk in talks]
+    prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
     rows = [prompt for prompt in prompts for _ in range(GROUP_SIZE)]
     longest, padding = max(map(len, rows)), tokenizer.pad_token_id
     tokens = torch.full((len(rows), longest), padding)
     mask = torch.zeros_like(tokens)
     for i, row in enumerate(rows):
-        tokens[i, longest - len(row) :], mask[i, longest - len(row) :] = row, 1
+        tokens[i, longest - len(row) :], mask[i, longest - len(row) :] = torch.tensor(row), 1
     stop = sentence_ends(tokenizer) if early else []
     how: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "pad_token_id": padding}
     how |= {"eos_token_id": stop} if early else {"min_new_tokens": max_tokens}

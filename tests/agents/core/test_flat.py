@@ -27,6 +27,21 @@ def test_parameters_share_one_storage_and_keep_their_values() -> None:
     assert all(bool((p == 2.0).all()) for p in net.parameters())
 
 
+def test_a_matrix_stored_by_columns_stays_so() -> None:
+    nets = network(), network()
+    nets[1][0].weight.data = nets[1][0].weight.data.t().contiguous().t()
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    for net in nets:
+        flat = FlatParameters(net)
+        net(x).square().sum().backward()
+        FlatAdam(flat, 1e-2).step()
+    weight = nets[1][0].weight
+    assert weight.stride() == weight.grad.stride() == (1, 7)
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-6, rtol=1e-5)
+
+
 OPTIMIZERS = {
     "adam": (lambda flat: FlatAdam(flat, 1e-2), lambda params: torch.optim.Adam(params, lr=1e-2)),
     "adam with eps": (

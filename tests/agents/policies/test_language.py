@@ -78,6 +78,13 @@ def test_a_token_outside_the_nucleus_keeps_a_finite_log_prob():
     assert all(q.grad is None or q.grad.isfinite().all() for q in p.parameters())
 
 
+def test_how_matrices_are_stored_changes_no_weight():
+    stored, plain = policy().model, load_language_model("tiny", seed=2, size=SMALL)[0]
+    assert all(torch.equal(a, b) for a, b in zip(stored.parameters(), plain.parameters(), strict=True))
+    assert stored.model.layers[0].mlp.up_proj.weight.stride() == (1, SMALL.intermediate)
+    assert stored.lm_head.weight is stored.model.embed_tokens.weight
+
+
 def test_nothing_to_score():
     p = policy()
     assert p.response_log_probs([], []).rows() == []
