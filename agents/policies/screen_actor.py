@@ -177,6 +177,19 @@ class ScreenActor(nn.Module):
         """
         return self.vector.from_env(actions, instruction_bytes(obs[self.sight.text_name]))
 
+    @torch.no_grad()
+    def heat_map(self, obs: Any, action: Tensor) -> Tensor:
+        """The attention whose mean the actor's point is, for actions [batch, dim] of its type, float [batch, height,
+        width]: each pixel has the weight of its patch. 0 everywhere where the action points nowhere; for an action of
+        several points, as a drag, the larger one."""
+        grid, kind = self.sight.grid, action[:, self.vector.blocks[0].columns]
+        heat = action.new_zeros(len(action), len(grid))
+        for block, weights in self.outputs(obs, given=action).attention.items():
+            heat = heat.maximum(weights.exp() * kind[:, block.owner, None])
+        heat = heat.unflatten(-1, (grid.rows, grid.columns))
+        heat = heat.repeat_interleave(grid.patch, 1).repeat_interleave(grid.patch, 2)
+        return heat[:, : grid.height, : grid.width]
+
     def imitation_loss(self, obs: Any, action: Tensor) -> Tensor:
         """How far the policy is from an expert's actions [batch, dim], [batch]: cross-entropy of choices; of points the
         squared error, and the cross-entropy of their attention, whose mean alone would linger between two places."""

@@ -206,6 +206,17 @@ def test_the_critic_looks_where_the_point_is():
     torch.testing.assert_close(found[:, 0], torch.tensor([6.0, 6.5, 0.0]))
 
 
+def test_heat_is_the_attention_that_a_point_is_the_mean_of():
+    policy, obs = actor(), screens(2, "a")
+    action = policy.from_env([(0, {"point": np.zeros(2, np.float32)}), (3, {})], obs)
+    heat, outputs = policy.heat_map(obs, action), policy.outputs(obs)
+    assert heat.shape == (2, 20, 28)
+    assert not heat[1].any()
+    block = next(block for block in outputs.attention if block.owner == 0)
+    assert float(heat[0, 0, 0]) == pytest.approx(float(outputs.attention[block][0, 0].detach().exp()))
+    assert float(heat[0, -1, -1]) == pytest.approx(float(outputs.attention[block][0, -1].detach().exp()))
+
+
 def test_an_actor_learns_what_it_is_shown():
     policy, obs = actor(), screens(4, "go left", "say abé d", "go on", "stop")
     corner, middle = np.array([0.9, 0.1], np.float32), np.array([0.5, 0.6], np.float32)
