@@ -51,7 +51,7 @@ class LanguagePolicy(nn.Module):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.backbone = Backbone(model)
-        if llama_cache.suits(self.backbone):
+        if llama_cache.suits(self.backbone) and torch.get_float32_matmul_precision() == "highest":
             llama_cache.store_by_columns(self.backbone)
         self.micro_batch_tokens = micro_batch_tokens or min(4096, MICRO_BATCH_BYTES // _token_bytes(self.backbone))
         self.stop_tokens = stop_tokens(model, tokenizer)

@@ -7,8 +7,10 @@ stop tokens (every token of the vocabulary whose text ends a sentence or a line)
 distribution, their responses have the same mix of lengths; what came out is in the notes. `generate` goes on with a
 finished row, padding it, until the last one ends.
 
-A rate counts the tokens of responses, stop tokens included and padding not. Both sides compute in float32, sample from
-the whole distribution (top-k, which `generate` would apply by default, is off), and generate once off the clock.
+A rate counts the tokens of responses, stop tokens included and padding not. Both sides sample from the whole
+distribution (top-k, which `generate` would apply by default, is off), and generate once off the clock. Both compute in
+float32, and in a second pair of sides with bfloat16: `generate` on weights in bfloat16, ours by torch's switch for
+float32 products ("medium"), which keeps the weights that are trained.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ def sentence_ends(tokenizer: Any) -> list[int]:
     return sorted(ends | {tokenizer.eos_token_id})
 
 
-def ours(env: str, max_tokens: int, early: bool, rounds: int) -> Measurement:
+def ours(env: str, max_tokens: int, early: bool, rounds: int, bf16: bool = False) -> Measurement:
     import torch
 
     from agents.policies.language import LanguagePolicy
     from agents.policies.sampling import Sampling
 
+    torch.set_float32_matmul_precision("medium" if bf16 else "highest")
     policy = LanguagePolicy.load(MODEL)
     policy.stop_tokens = sentence_ends(policy.tokenizer) if early else []
     prompts = policy.prompt_tokens(questions(env))
@@ -55,12 +58,12 @@ def ours(env: str, max_tokens: int, early: bool, rounds: int) -> Measurement:
     return Measurement(sum(lengths) / seconds, settings, _notes(prompts, lengths, seconds / rounds, worked / rounds))
 
 
-def peer_generate(env: str, max_tokens: int, early: bool, rounds: int) -> Measurement:
+def peer_generate(env: str, max_tokens: int, early: bool, rounds: int, bf16: bool = False) -> Measurement:
     import torch
 
     from agents.policies.models import load_language_model
 
-    model, tokenizer = load_language_model(MODEL)
+    model, tokenizer = load_language_model(MODEL, dtype=torch.bfloat16 if bf16 else torch.float32)
     talks = [[{"role": "user", "content": question}] for question in questions(env)]
     texts = [tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False) for talk in talks]
     prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -96,9 +99,12 @@ def peer_generate(env: str, max_tokens: int, early: bool, rounds: int) -> Measur
 
 
 def _settings(model: Any, stop: list[int], threads: int, rounds: int) -> dict[str, Any]:
+    import torch
+
     return {
         "model": f"{MODEL}, {sum(p.numel() for p in model.parameters()):,} parameters, {model.dtype}",
         "responses": f"{GROUPS} prompts x {GROUP_SIZE}, all at once",
+        "float32 products": torch.get_float32_matmul_precision(),
         "stop tokens": len(stop),
         "torch threads": threads,
         "times measured": rounds,
@@ -122,11 +128,15 @@ def benchmark(options: Options) -> Benchmark:
     counts = [options.threads] if options.threads else sorted({1, usable_cores()}, reverse=True)
     sides, ratios = [], []
     for threads in counts:
-        for name, (env, max_tokens, early) in WORKLOADS.items():
-            arguments = {"env": env, "max_tokens": max_tokens, "early": early, "rounds": options.steps or 1}
-            mine, peer = (f"{who}, {name}, {threads} threads" for who in ("ours", "transformers generate"))
-            sides += [Side(mine, ours, arguments, threads), Side(peer, peer_generate, arguments, threads)]
-            ratios.append(Ratio(mine, peer, target=4.0 if early else 2.5))
+        for bf16 in (False, True):
+            for name, (env, max_tokens, early) in WORKLOADS.items():
+                arguments = {"env": env, "max_tokens": max_tokens, "early": early, "rounds": options.steps or 1}
+                what = f"{name}, bfloat16, {threads} threads" if bf16 else f"{name}, {threads} threads"
+                mine, peer = (f"{who}, {what}" for who in ("ours", "transformers generate"))
+                for side, function in ((mine, ours), (peer, peer_generate)):
+                    sides.append(Side(side, function, {**arguments, "bf16": bf16}, threads))
+                target = None if bf16 else 4.0 if early else 2.5
+                ratios.append(Ratio(mine, peer, target=target, memory=not bf16))
     return Benchmark(
         title=f"Generation on SmolLM2-135M, {GROUPS} prompts x {GROUP_SIZE} responses",
         unit="tokens/s",

@@ -4,7 +4,9 @@ Same model (float32 weights and products), same four grade-school word problems 
 responses to each, every one of 32 tokens (nothing stops them early), one gradient step on all 64. GRPO's step does the
 same forward and backward passes as Kimi's: neither has a KL term to a reference model here. Both sides
 pass through the 64 responses a group at a time, for the sake of memory. TRL is measured with gradient checkpointing,
-its default, and without, which is faster and takes more memory; its other default, bfloat16, is off.
+its default, and without, which is faster and takes more memory; its other default, bfloat16, is off. A second pair has
+bfloat16 inside the products of both: TRL by that default (autocast), ours by torch's switch for float32 products
+("medium", the setting --matmul-precision).
 
 The notes' processor seconds say more than the rates where the machine does other work meanwhile.
 
@@ -45,12 +47,13 @@ def questions(env: str) -> list[str]:
     return list(obs)
 
 
-def ours(iterations: int) -> Measurement:
+def ours(iterations: int, bf16: bool = False) -> Measurement:
     import torch
 
     import agents
     import envs
 
+    torch.set_float32_matmul_precision("medium" if bf16 else "highest")
     agent = agents.Kimi(
         envs.make_vec(ENV, SAMPLES),
         seed=0,
@@ -78,6 +81,10 @@ def ours(iterations: int) -> Measurement:
         "processor seconds an iteration": round(worked / iterations, 1),
     }
     settings = {**our_settings(agent), "dtype": str(torch.float32), "measured iterations": iterations}
+    settings |= {
+        "micro-batch tokens": agent.policy.language.micro_batch_tokens,
+        "float32 products": torch.get_float32_matmul_precision(),
+    }
     return Measurement(iterations * SAMPLES * TOKENS / seconds, settings, notes)
 
 
@@ -97,7 +104,7 @@ def _recorded(language: Any) -> dict[str, Any]:
     return record
 
 
-def peer_trl(iterations: int, checkpointing: bool) -> Measurement:
+def peer_trl(iterations: int, checkpointing: bool, bf16: bool = False) -> Measurement:
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -136,7 +143,7 @@ def peer_trl(iterations: int, checkpointing: bool) -> Measurement:
             learning_rate=1e-6,
             beta=0.0,
             gradient_checkpointing=checkpointing,
-            bf16=False,
+            bf16=bf16,
             use_cpu=True,
             shuffle_dataset=False,
             save_strategy="no",
@@ -202,6 +209,11 @@ def benchmark(options: Options) -> Benchmark:
             arguments = {"iterations": iterations, "checkpointing": checkpointing}
             sides.append(Side(name, peer_trl, arguments, threads))
             ratios.append(Ratio(mine, name, target=5.0))
+        mine, name = (f"{who}, bfloat16, {threads} threads" for who in ("ours", "TRL as it comes"))
+        sides.append(Side(mine, ours, {"iterations": iterations, "bf16": True}, threads))
+        arguments = {"iterations": iterations, "checkpointing": True, "bf16": True}
+        sides.append(Side(name, peer_trl, arguments, threads))
+        ratios.append(Ratio(mine, name))
     return Benchmark(
         title=f"One iteration on SmolLM2-135M: {GROUPS} prompts x {GROUP_SIZE} responses x {TOKENS} tokens, one update",
         unit="tokens/s",
