@@ -100,9 +100,14 @@ class PointerPolicy(Policy):
         """-log_prob, and how hard it is to tell from what was pointed at which of the batch's instructions was given.
 
         Where to point among a few things says a bit or two of what is written on them, and reading takes long to learn
-        from that; to pick out an instruction among many says five.
+        from that; to pick out an instruction among many says five. An encoder's batch statistics are learned here, and
+        here alone: elsewhere an action's probability does not depend on what else is in the batch.
         """
-        seen, action = self.net.see(steps.obs), steps["action"]
+        self.encoder.train()
+        try:
+            seen, action = self.net.see(steps.obs), steps["action"]
+        finally:
+            self.encoder.eval()
         chain = self._chain(seen, action)
         losses = -chain.log_prob(action)
         said = instruction_bytes(steps.obs[self.net.text_name])

@@ -323,11 +323,28 @@ def test_cloned_demonstrations_are_repeated():
     assert {values["text"] in said for (_, values), said in zip(typed, obs["instruction"], strict=True)} == {True}
 
 
+@torch.no_grad()
+def test_statistics_of_batches_are_learned_in_cloning_alone():
+    policy, obs = made("a bc", "dd", "abc", "c")
+    fresh = {name: value.clone() for name, value in policy.named_buffers()}
+    steps = Batch(policy.act(obs, torch.Generator().manual_seed(0))).with_obs(obs)
+    assert all(torch.equal(value, fresh[name]) for name, value in policy.named_buffers())
+    policy.imitation_losses(steps)
+    learned = {name: value.clone() for name, value in policy.named_buffers()}
+    assert any(not torch.equal(value, fresh[name]) for name, value in learned.items())
+    log_prob = policy.decisions(steps).log_prob
+    first = steps.take(torch.tensor([0]))
+    torch.testing.assert_close(policy.decisions(first).log_prob, log_prob[:1], atol=1e-4, rtol=0)
+    assert all(torch.equal(value, learned[name]) for name, value in policy.named_buffers())
+
+
 def test_what_is_pointed_at_tells_the_instruction():
     policy, obs = made("a bc", "dd", "a bc", "c")
     rows = torch.tensor([[0, 1, 3, 0, 0, 0, 0]] * 3 + [[3] + [0] * 6])
     steps = Batch(action=rows).with_obs(obs)
-    extra = policy.imitation_losses(steps) + policy.decisions(steps).log_prob
+    extra = policy.imitation_losses(steps)
+    policy.encoder.train()  # as it is there
+    extra = extra + policy.decisions(steps).log_prob
     logits = policy.net.mentions(policy.net.see(obs), rows[:, 1])
     p = logits.softmax(-1)
     expected = -torch.stack([p[0, 0] + p[0, 2], p[1, 1], p[2, 0] + p[2, 2]]).log()
