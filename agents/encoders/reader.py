@@ -34,7 +34,7 @@ class ScreenReader(nn.Module):
     shape: of the images, of which the number of channels counts; tokens are given for any size.
 
     What reads goes pixel by pixel at first, and is standardised by the batch: told which of 51 words a patch shows, it
-    knows 12% after 6,000 screens, where strides of 2 or no batch statistics leave it at 4%. Whoever trains it decides by
+    knows 12% after 6,000 screens, where strides of 2 or no batch statistics leave it at 4%. Whoever trains it says by
     `train()` when statistics are learned; it starts out in `eval()`.
     """
 
