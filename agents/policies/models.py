@@ -155,7 +155,7 @@ def character_tokenizer(words: Sequence[str] = ()) -> Any:
     return tokenizer
 
 
-def _tiny_config(size: TinySize, tokenizer: Any) -> Any:
+def _tiny_config(size: TinySize, tokenizer: Any, **more: Any) -> Any:
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -170,6 +170,7 @@ def _tiny_config(size: TinySize, tokenizer: Any) -> Any:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
+        **more,
     )
 
 
@@ -195,7 +196,8 @@ def _tiny_with_eyes(size: TinySize, eyes: TinyEyes, screen: tuple[int, int]) -> 
     )
     processor = LlavaProcessor(pixels, tokenizer, patch_size=eyes.patch, vision_feature_select_strategy="full")
     config = LlavaConfig(
-        text_config=_tiny_config(size, tokenizer),
+        # Where all attention is alike at first, a mean over patches says nothing of where anything is.
+        text_config=_tiny_config(size, tokenizer, initializer_range=size.hidden**-0.5),
         vision_config=SiglipVisionConfig(
             hidden_size=eyes.hidden,
             intermediate_size=eyes.intermediate,
@@ -226,7 +228,7 @@ def _places(rows: int, columns: int, width: int) -> torch.Tensor:
         angle = torch.arange(count)[:, None] * frequency
         found.append(torch.cat((angle.sin(), angle.cos()), -1))
     row, column = found
-    return torch.cat((row.repeat_interleave(columns, 0), column.repeat(rows, 1)), -1)
+    return 0.3 * torch.cat((row.repeat_interleave(columns, 0), column.repeat(rows, 1)), -1)
 
 
 def _pretrained(name: str) -> tuple[Any, Any]:

@@ -6,6 +6,9 @@ import torch
 from gymnasium import spaces
 from transformers import (
     AutoProcessor,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3Processor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -13,6 +16,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from agents.core.buffer import Batch, Ragged
 from agents.core.spaces import observation_tensors
@@ -298,6 +302,34 @@ def test_a_model_of_transformers_by_path(tmp_path):
         expected = own_logits(policy, obs, row, response.tokens).log_softmax(-1)
         expected = expected.gather(1, response.tokens[:, None]).squeeze(1)
         torch.testing.assert_close(response.log_probs, expected, atol=1e-4, rtol=0)
+
+
+def test_pictures_in_tiles_by_path(tmp_path):
+    """Idefics3, as SmolVLM: a picture is cut into tiles, between tokens that say which tile follows."""
+    words = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+    tiles = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
+    tokenizer = character_tokenizer((*words, *tiles))
+    tokenizer.split_special_tokens = False  # its processor makes special tokens of them
+    pixels = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    text = {"model_type": "llama", "vocab_size": len(tokenizer), "num_attention_heads": 4, "eos_token_id": 1}
+    narrow = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    config = Idefics3Config(
+        text_config={**text, **narrow, "num_key_value_heads": 2, "pad_token_id": 0},
+        vision_config={**narrow, "num_attention_heads": 2, "image_size": 32, "patch_size": 8},
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    torch.manual_seed(4)
+    Idefics3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    Idefics3Processor(pixels, tokenizer, image_seq_len=4).save_pretrained(tmp_path)
+    policy = spread(VisionLanguagePolicy.load(str(tmp_path), SPACE))
+    assert policy.length == 5 * 4  # four tiles, and the whole
+    with torch.no_grad(), policy.reading(observations((0, 1, 0), "aab")) as prompts:
+        words = policy.tokenizer.decode(prompts[0][prompts[0] < policy.backbone.first_picture])
+        assert [words.count(tile) for tile in (*tiles, "<global-img>", "click a")] == [1] * 6
+        fast = policy.generate(prompts, Sampling(8), generator=rng())
+        slow = generate_slowly(policy.backbone, prompts, Sampling(8), generator=rng(), stop_tokens=policy.stop_tokens)
+    assert [r.tokens.tolist() for r in fast] == [r.tokens.tolist() for r in slow]
 
 
 def test_weights_behind_the_layer_looked_at_are_left_alone(tmp_path):
