@@ -192,8 +192,14 @@ class ScreenActor(nn.Module):
 
     def imitation_loss(self, obs: Any, action: Tensor) -> Tensor:
         """How far the policy is from an expert's actions [batch, dim], [batch]: cross-entropy of choices; of points the
-        squared error, and the cross-entropy of their attention, whose mean alone would linger between two places."""
-        outputs, relevant = self.outputs(obs, given=action), self.vector.relevant.to(action.device)
+        squared error, and the cross-entropy of their attention, whose mean alone would linger between two places.
+
+        An encoder's batch statistics are learned here, and here alone."""
+        self.encoder.train()
+        try:
+            outputs, relevant = self.outputs(obs, given=action), self.vector.relevant.to(action.device)
+        finally:
+            self.encoder.eval()
         kind = action[:, self.vector.blocks[0].columns].argmax(-1)
         loss = action.new_zeros(len(action))
         for block in self.vector.blocks:
