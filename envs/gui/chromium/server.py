@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,12 +46,20 @@ class _Handler(SimpleHTTPRequestHandler):
         """Nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of connections that the browser dropped, as it does when it is closed or killed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class FileServer:
     """Serves `directory` at `url`, from a thread of its own, until `close`."""
 
     def __init__(self, directory: Path) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, directory=str(directory)))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), functools.partial(_Handler, directory=str(directory)))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="page files", daemon=True)
         self._thread.start()
