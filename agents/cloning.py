@@ -187,6 +187,10 @@ class Imitator:
         self.steps = state["steps"]
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():  # fused Adam reads memory: strides must be the same
+            for name, value in moments.items():
+                if value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 def imitation_losses(policy: Policy | DeterministicPolicy | ScreenActor, steps: Batch) -> Tensor:

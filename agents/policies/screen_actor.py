@@ -4,8 +4,6 @@ The actor gives every type's arguments at once. A point is the mean of an attent
 copied out of the instruction, its start and end being choices among the instruction's bytes. The critic looks where
 the action points: it reads the patches there, bilinearly, and so has a slope in the point; a choice counts by what is
 known of the thing chosen. Arguments of types that were not chosen it does not see.
-
-
 """
 
 from __future__ import annotations

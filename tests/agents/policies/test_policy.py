@@ -104,7 +104,7 @@ def test_parked_responses_are_part_of_the_state():
 
 
 def test_what_no_policy_serves_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match="text with text"):
+    with pytest.raises(ValueError, match="a language model answers Text, or a Dict"):
         make_policy(BOX, TEXT, PolicyConfig())
     with pytest.raises(ValueError, match="Box, Discrete"):
         make_policy(BOX, spaces.Dict({"a": BOX}), PolicyConfig())
