@@ -44,6 +44,8 @@ _FRAME = """async (url, source) => {
   await loaded;
   inside.focus();
 }"""
+# Of the empty page, whose clock is the real one: a new frame's first picture may still be one from before it was changed.
+_DRAWN = "new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(resolve))))"
 _PASS = "(window.__screen ? __screen.advance({time}) : Promise.resolve())"
 _JUDGE = "(() => {{ try {{ return {judge}; }} catch (e) {{ return {{error: String(e)}}; }} }})()"
 # What Playwright says where a document went away under a question: it is asked again of the next one.
@@ -122,6 +124,8 @@ class Page:
             await self._navigate(url, source)
         constants = f"const SEED = {json.dumps(str(seed))}, MODE = {json.dumps(mode)};"
         instruction = await self._evaluate(f"(async () => {{ {constants} {self.site.start} }})()")
+        if self.site.framed:
+            await self._session.send("Runtime.evaluate", {"expression": _DRAWN, "awaitPromise": True})
         verdict = await self._evaluate(f"({self.site.judge})")  # here its mistakes are the caller's to know
         if not isinstance(verdict, dict):
             raise ValueError(f"the judge of {self.site.name} gives {verdict!r}")
