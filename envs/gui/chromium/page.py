@@ -44,7 +44,7 @@ _FRAME = """async (url, source) => {
   await loaded;
   inside.focus();
 }"""
-# Of the empty page, whose clock is the real one: a new frame's first picture may still be one from before it was changed.
+# Of the empty page, whose clock is the real one: a new frame's first picture may be one from before it was changed.
 _DRAWN = "new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(resolve))))"
 _PASS = "(window.__screen ? __screen.advance({time}) : Promise.resolve())"
 _JUDGE = "(() => {{ try {{ return {judge}; }} catch (e) {{ return {{error: String(e)}}; }} }})()"
