@@ -35,7 +35,7 @@ class ScreenReader(nn.Module):
 
     What reads goes pixel by pixel at first, and is standardised by the batch: told which of 51 words a patch shows, it
     knows 12% after 6,000 screens, where strides of 2 or no batch statistics leave it at 4%. Whoever trains it says by
-    `train()` when statistics are learned; it starts out in `eval()`.
+    `train()` when statistics are learned; it starts out in evaluation mode.
     """
 
     role = "image"
