@@ -9,7 +9,10 @@ import pytest
 
 from experiments import run
 
-TRPO = ["trpo", "HalfCheetah-v4", "--num-envs", "4", "--agent.n-steps", "64", "--agent.critic-epochs", "2"]
+TRPO = [
+    *("trpo", "HalfCheetah-v4", "--num-envs", "4"),
+    *("--agent.n-steps", "64", "--agent.critic-epochs", "2", "--agent.log-std-init", "0"),
+]
 SMALL = ["--eval-episodes", "2", "--eval-freq", "512", "--checkpoint-freq", "512", "--no-progress"]
 
 
@@ -29,8 +32,7 @@ def trpo_argv() -> list[str]:
 def trpo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TRPO, 2048 steps, evaluated every 512."""
     out = tmp_path_factory.mktemp("trpo") / "run"
-    argv = [*TRPO, "--agent.log-std-init", "0", "--total-timesteps", "2048", *SMALL, "--out", str(out)]
-    assert run.command(argv) == 0
+    assert run.command([*TRPO, "--total-timesteps", "2048", *SMALL, "--out", str(out)]) == 0
     return out
 
 
