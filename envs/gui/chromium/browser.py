@@ -23,6 +23,7 @@ FLAGS = (
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-smooth-scrolling",
+    "--disable-partial-raster",  # a corner drawn twice is a shade darker
     # Frames are made when they are asked for, not sixty times a second.
     "--disable-gpu-vsync",
     "--disable-frame-rate-limit",

@@ -46,6 +46,22 @@ _FRAME = """async (url, source) => {
 }"""
 # Of the empty page, whose clock is the real one: a new frame's first picture may be one from before it was changed.
 _DRAWN = "new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(resolve))))"
+# Pictures that the style sheets name come when something first wears them, and nothing waits for that. They are kept
+# where they outlive a frame: `parent` of a page that is none is the page itself.
+_PICTURES = """(async () => {
+  parent.__pictures ??= Promise.all([...document.styleSheets].flatMap((sheet) => {
+    let rules = [];
+    try { rules = [...sheet.cssRules]; } catch {}  // of another origin
+    const named = rules.flatMap((rule) => [...rule.cssText.matchAll(/url\\("([^"]+)"\\)/g)]);
+    return named.map(async ([, url]) => {
+      const picture = new parent.Image();
+      picture.src = new URL(url, sheet.href ?? document.baseURI);
+      try { await picture.decode(); } catch {}  // a font, or nothing at all
+      return picture;
+    });
+  }));
+  await parent.__pictures;
+})()"""
 _PASS = "(window.__screen ? __screen.advance({time}) : Promise.resolve())"
 _JUDGE = "(() => {{ try {{ return {judge}; }} catch (e) {{ return {{error: String(e)}}; }} }})()"
 # What Playwright says where a document went away under a question: it is asked again of the next one.
@@ -124,6 +140,7 @@ class Page:
             await self._navigate(url, source)
         constants = f"const SEED = {json.dumps(str(seed))}, MODE = {json.dumps(mode)};"
         instruction = await self._evaluate(f"(async () => {{ {constants} {self.site.start} }})()")
+        await self._evaluate(_PICTURES)
         if self.site.framed:
             await self._session.send("Runtime.evaluate", {"expression": _DRAWN, "awaitPromise": True})
         verdict = await self._evaluate(f"({self.site.judge})")  # here its mistakes are the caller's to know

@@ -50,6 +50,16 @@ def test_an_instance_is_a_function_of_its_seed(two):
     assert second["instruction"] == ("Click button ONE.", "Click button ONE.")
 
 
+def test_the_first_screenshot_has_the_pictures_of_style_sheets():
+    env = envs.make_vec("chromium/click-dialog-v0", num_envs=3)  # the x of a dialog is one
+    try:
+        first, _ = env.reset(seed=[5, 6, 7])
+        again, _ = env.reset(seed=[5, 6, 7])
+    finally:
+        env.close()
+    np.testing.assert_array_equal(first["screenshot"], again["screenshot"])
+
+
 def test_the_right_button_succeeds_and_the_wrong_one_fails_with_a_last_screenshot(two):
     before, _ = two.reset(seed=[1, 2])
     obs, reward, terminated, truncated, infos = two.step([click_on(two, 0, "#subbtn"), click_on(two, 1, "#subbtn2")])
