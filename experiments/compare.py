@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from experiments import cli
+from experiments.results import FINAL, RETURN, metrics, summarise
 from experiments.rundir import RunDir, csv_line, find_runs, write_aside
 from experiments.settings import hint
 
@@ -29,8 +30,8 @@ class Options:
     """Run directories, or directories above them."""
     out: Path = Path("compare.png")
     """The picture; the table stands beside it as .csv and .md."""
-    metric: str = "eval/mean_reward"
-    """The column of progress.csv to draw."""
+    metric: str = RETURN
+    """The column of progress.csv to draw and tabulate."""
     by: str = ""
     """A setting by which to tell curves apart too, as agent.sampling or warmup.episodes; method: of long2short."""
     debug: bool = False
@@ -62,9 +63,9 @@ def command(argv: list[str]) -> int:
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
     plot_groups(groups, options.metric, options.out)
-    rows = [row(one) for one in groups]
+    rows = [row(one, options.metric) for one in groups]
     write_aside(options.out.with_suffix(".csv"), csv_line(COLUMNS) + "".join(map(csv_line, rows)))
-    write_aside(options.out.with_suffix(".md"), markdown(rows))
+    write_aside(options.out.with_suffix(".md"), markdown(rows, options.metric))
     print(as_text(rows))
     for one in groups:
         for note in notes(one):
@@ -99,18 +100,14 @@ def group(runs: list[RunDir], by: str = "") -> list[Group]:
 
 def check_metric(groups: list[Group], metric: str) -> None:
     """Raise ValueError, naming the nearest, where no run has logged `metric`."""
-    from experiments.results import metrics
-
     known = sorted({name for one in groups for run in one.runs for name in metrics(run)})
     if metric not in known:
         raise ValueError(f"no run has logged {metric!r}.{hint(metric, known) or ' There are ' + ', '.join(known)}")
 
 
-def row(one: Group) -> list[Any]:
-    """The entries of `COLUMNS` for one group: means over its seeds, with standard deviations."""
-    from experiments.results import summarise
-
-    results = [summarise(run) for run in one.runs]
+def row(one: Group, metric: str = RETURN) -> list[Any]:
+    """The entries of `COLUMNS` for one group: means of `metric` over its seeds, with standard deviations."""
+    results = [summarise(run, metric) for run in one.runs]
     final = np.array([result.final_mean for result in results])
     best = np.array([result.maximum for result in results])
     speed = np.array([result.steps_per_second for result in results])
@@ -151,13 +148,14 @@ def as_text(rows: list[list[Any]]) -> str:
     return "\n".join("  ".join(line) for line in aligned)
 
 
-def markdown(rows: list[list[Any]]) -> str:
-    """The table in Markdown."""
+def markdown(rows: list[list[Any]], metric: str = RETURN) -> str:
+    """The table in Markdown, and what its columns mean."""
+    point = "evaluation" if metric.startswith("eval/") else "row"
     lines = [COLUMNS, ["---"] * 2 + ["---:"] * (len(COLUMNS) - 2)]
     lines += [[_cell(value) for value in entry] for entry in rows]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return (
-        f"{text}\n\nFinal mean: mean of a run's last 10 evaluations; maximum: its best evaluation; "
+        f"{text}\n\n`{metric}`. Final mean: mean of a run's last {FINAL} {point}s; maximum: its highest {point}; "
         "both averaged over seeds, std: standard deviation over seeds. steps/s: whole training, evaluations included.\n"
     )
 

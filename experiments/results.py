@@ -8,20 +8,24 @@ import numpy as np
 
 from experiments.rundir import RunDir
 
+RETURN = "eval/mean_reward"  # the column of progress.csv that a run is judged by
 FINAL = 10  # evaluations that make up the final mean
 SUCCESS = 1.0  # return from which an episode with a reward for success counts as one
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The numbers that stand for one run; NaN where it has no evaluation."""
+    """The numbers that stand for one run; NaN where it has no evaluation.
+
+    Of another column than the return, its rows take the place of evaluations.
+    """
 
     timesteps: int
     evaluations: int
     final_mean: float
     """Mean of the last `FINAL` evaluations."""
     maximum: float
-    """Best mean of one evaluation."""
+    """Highest mean of one evaluation."""
     steps_per_second: float
     """Environment steps per second of the whole training, evaluations included."""
 
@@ -31,9 +35,9 @@ def shown(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
-def summarise(run: RunDir) -> Summary:
-    """The numbers of one run directory."""
-    steps, means = curve(run, "eval/mean_reward")
+def summarise(run: RunDir, metric: str = RETURN) -> Summary:
+    """The numbers of one run directory, of a column of progress.csv."""
+    steps, means = curve(run, metric)
     _, fps = curve(run, "time/fps")
     logged, _ = curve(run, "time/total_timesteps")
     return Summary(

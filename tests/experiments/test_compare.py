@@ -45,6 +45,18 @@ def test_table_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "note" not in capsys.readouterr().out
 
 
+def test_the_table_is_of_the_metric(tmp_path: Path) -> None:
+    run = made_up(tmp_path / "a", "ours", 1, [1.0, 2.0])
+    rows = [float(line["time/fps"]) for line in run.read_progress() if line["time/fps"]]
+    out = tmp_path / "c.png"
+    assert compare.command([str(run.path), "--metric", "time/fps", "--out", str(out)]) == 0
+    with out.with_suffix(".csv").open() as file:
+        [line] = csv.DictReader(file)
+    assert float(line["final mean"]) == pytest.approx(sum(rows) / len(rows), abs=0.05)
+    assert float(line["maximum"]) == max(rows)
+    assert "`time/fps`" in out.with_suffix(".md").read_text()
+
+
 def test_a_directory_given_twice_counts_once(tmp_path: Path) -> None:
     run = made_up(tmp_path / "a", "ours", 1, [1.0])
     out = tmp_path / "c.png"
