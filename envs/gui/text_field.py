@@ -14,7 +14,8 @@ _UNDO = 32  # edits remembered
 class TextField(Widget):
     """One line of at most `limit` characters.
 
-    `caret` and `anchor` are gaps between characters; what is between them is selected. `submitted` is called by
+    `caret` and `anchor` are gaps between characters; what is between them is selected, and stands between two lines
+    instead of on a ground of its own once it is `copied`: a screen shows what was done to it. `submitted` is called by
     enter. A `readonly` field can be selected and copied; a `secret` one shows dots and cannot be copied.
     """
 
@@ -35,6 +36,7 @@ class TextField(Widget):
         super().__init__(theme, w, theme.font.height + 4)
         self.text, self.submitted, self.readonly, self.secret, self.limit = text, submitted, readonly, secret, limit
         self.caret = self.anchor = len(text)
+        self.copied = False  # what is selected
         self.offset = 0  # pixels of the text that are out of sight on the left
         self._undo: list[tuple[str, int]] = []
 
@@ -68,8 +70,12 @@ class TextField(Widget):
                 first, last = self.selection
                 if first < last:
                     start, width = x + font.width(shown[:first]), font.width(shown[first:last])
-                    canvas.fill(start, y, width, font.height, theme.accent)
-                    canvas.text(start, y, shown[first:last], font, theme.accent_text, theme.accent)
+                    if self.copied:
+                        canvas.fill(start, y, width, 1, theme.accent)
+                        canvas.fill(start, y + font.height - 1, width, 1, theme.accent)
+                    else:
+                        canvas.fill(start, y, width, font.height, theme.accent)
+                        canvas.text(start, y, shown[first:last], font, theme.accent_text, theme.accent)
                 else:
                     canvas.fill(x + font.width(shown[: self.caret]), y, 1, font.height, colour)
         canvas.clip = clip
@@ -145,6 +151,8 @@ class TextField(Widget):
             self.insert(self.screen.clipboard)
         elif first < last and not self.secret:
             self.screen.clipboard = self.text[first:last]
+            self.copied = True
+            self.changed()
             if key == "x" and not self.readonly:
                 self._edit(first, last, "")
 
@@ -154,7 +162,7 @@ class TextField(Widget):
         self._go(first + len(text))
 
     def _go(self, caret: int, keep_anchor: bool = False) -> None:
-        self.caret = caret
+        self.caret, self.copied = caret, False
         if not keep_anchor:
             self.anchor = caret
         # The caret stays in sight, and no room is left unused on the right.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +66,17 @@ def test_keys_that_move_and_delete():
     assert field.caret == 1
     hands.keys("space")
     assert field.text == "x yz"
+
+
+def test_what_was_copied_is_marked_until_something_else_is_selected():
+    hands, field = typed("copy me")
+    hands.keys("ctrl a")
+    selected = hands.shot()
+    hands.keys("ctrl c")
+    assert not np.array_equal(hands.shot(), selected)
+    hands.keys("ctrl a")
+    np.testing.assert_array_equal(hands.shot(), selected)
+    assert not field.copied
 
 
 def test_clipboard_between_fields():
