@@ -19,7 +19,7 @@ from experiments.video import check_imageio, record_episode, write_moments
 
 if TYPE_CHECKING:
     from agents.core.evaluation import EpisodeStats, Predictor, WatchedStep
-    from experiments.screens import Watcher
+    from experiments.screens import TaskResult, Watcher
 
 
 @dataclass(kw_only=True)
@@ -132,6 +132,7 @@ def _suite(subject: Subject, options: Options) -> int:
         deterministic=not options.stochastic,
         random=options.random,
         keep=int(options.video),
+        report=_tell,
     )
     folder = subject.checkpoint.parent if subject.run is None else subject.run.path
     title = f"{subject.algo} trained on {subject.env_id}: {options.suite}"
@@ -148,6 +149,10 @@ def _suite(subject: Subject, options: Options) -> int:
         print(f"  left out, their spaces being others: {', '.join(suite.refused)}")
     print(f"  files                 {', '.join(str(file) for file in files)}")
     return 0
+
+
+def _tell(result: TaskResult, number: int, count: int) -> None:
+    print(f"  {number} of {count}  {result.task}  {result.success:.3f}", file=sys.stderr, flush=True)
 
 
 def load(options: Options) -> Subject:

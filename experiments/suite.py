@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,20 +84,21 @@ def run_suite(
     deterministic: bool = True,
     random: bool = False,
     keep: int = 0,
+    report: Callable[[TaskResult, int, int], None] | None = None,
 ) -> Suite:
     """Measure `predictor` in every environment whose id matches `pattern`, mixtures of tasks left out.
 
     env_kwargs: options, of which each environment gets those it has; seed: of the first episode; random: measure random
-    actions in the same episodes; keep: episodes of each task to keep the moments of. Raises ValueError where no id
-    matches, and where none has the spaces that the agent was made for.
+    actions in the same episodes; keep: episodes of each task to keep the moments of; report: is told each result as it
+    comes, with its number and the number of environments. Raises ValueError where no id matches, and where none has the
+    spaces that the agent was made for.
     """
     import envs
     from agents.core.evaluation import evaluate
 
     suite = Suite(pattern, [], {} if random else None)
-    for env_id in envs.find_ids(pattern):
-        if not is_single_task(find_env(env_id)):
-            continue
+    env_ids = [env_id for env_id in envs.find_ids(pattern) if is_single_task(find_env(env_id))]
+    for number, env_id in enumerate(env_ids, 1):
         known = {option.name for option in dataclasses.fields(env_options(env_id))}
         env = make_eval_env(env_id, episodes, {name: value for name, value in env_kwargs.items() if name in known})
         try:
@@ -112,6 +113,8 @@ def run_suite(
             if suite.random is not None:
                 stats = evaluate(RandomPolicy(env, seed), env, episodes, seed=seed)
                 suite.random[env_id] = by_task([env_id] * episodes, stats)[0]
+            if report is not None:
+                report(suite.results[-1], number, len(env_ids))
         finally:
             env.close()
     if not suite.results:

@@ -218,10 +218,13 @@ def test_a_suite_has_each_task_alone(screen_run: Path, capsys: pytest.CaptureFix
     argv = [str(screen_run), "--suite", "gui/*-text", "--episodes", "3", "--random", "--video"]
     capsys.readouterr()
     assert command.command(argv) == 0
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
     with (screen_run / "suite-gui-text.csv").open() as file:
         rows = list(csv.DictReader(file))
     ids = ["gui/focus-text-v0", "gui/enter-text-v0", "gui/clear-text-v0"]
+    assert [line.split()[:4] for line in told.splitlines() if " of " in line] == [
+        [str(number), "of", "3", env_id] for number, env_id in enumerate(ids, 1)
+    ]
     assert [row["task"] for row in rows] == ids
     assert all(row["task"] in printed and row["episodes"] == "3" for row in rows)
     assert (screen_run / "suite-gui-text.png").is_file()
