@@ -22,9 +22,10 @@ from agents.policies.backbone import Backbone
 from agents.policies.categorical import MultiCategorical
 from agents.policies.generation import Response, generate
 from agents.policies.head import token_log_probs
-from agents.policies.models import Lora, TinySize, load_language_model
+from agents.policies.models import Lora, load_language_model
 from agents.policies.packing import Pack, lay_out, plan
 from agents.policies.sampling import Sampling, log_softmax
+from agents.policies.tiny import TinySize
 
 Messages = Sequence[Mapping[str, str]]
 MICRO_BATCH_BYTES = 2**31
@@ -83,6 +84,11 @@ class LanguagePolicy(nn.Module):
     def reading(self, obs: Any) -> Iterator[list[Tensor]]:
         """`prompts(obs)`, which mean something to `generate` and to all scores as long as the context lasts."""
         yield self.prompts(obs)
+
+    @contextmanager
+    def studying(self) -> Iterator[None]:
+        """Where perception has batch statistics, they are learned as long as the context lasts, and only then."""
+        yield
 
     @property
     def chats(self) -> bool:

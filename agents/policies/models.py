@@ -13,43 +13,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-# UI-TARS's notation of actions, which `tiny` writes in tokens of its own: digits and typed text are left to characters.
-ACTION_WORDS = (
-    *("Thought: ", "\nAction: ", "click(", "left_double(", "right_single(", "drag(", "hotkey(", "type(", "scroll("),
-    *("wait()", "finished(", "point='<point>", "start_point='<point>", "end_point='<point>", "</point>'"),
-    *("direction='", "key='", "content='", "')"),
-)
-
-
-@dataclass(frozen=True)
-class TinySize:
-    """Size of the `tiny` Llama-type model; the default has 0.7 million parameters."""
-
-    hidden: int = 128
-    layers: int = 3
-    heads: int = 4
-    kv_heads: int = 4
-    intermediate: int = 384
-    context: int = 4096  # tokens of prompt and response together
-
-
-@dataclass(frozen=True)
-class TinyEyes:
-    """Size of the SigLIP tower with which `tiny` looks at screens; one token for each square of `patch` pixels."""
-
-    hidden: int = 64
-    layers: int = 2
-    heads: int = 2
-    intermediate: int = 128
-    patch: int = 20
+from agents.policies.tiny import TinySize, character_tokenizer, tiny, tiny_with_eyes
 
 
 @dataclass(frozen=True)
@@ -86,7 +56,7 @@ def load_language_model(
         torch.manual_seed(seed)
         if name == "tiny":
             tokenizer = character_tokenizer()
-            model: Any = _tiny(size or TinySize(), tokenizer)
+            model: Any = tiny(size or TinySize(), tokenizer)
         else:
             model, tokenizer = _pretrained(name)
         # A padding index would keep the gradient from an embedding that prompts use: the stop token's, as a rule.
@@ -105,130 +75,26 @@ def load_image_text_model(
     lora: Lora | None = None,
     seed: int = 0,
     size: TinySize | None = None,
-    eyes: TinyEyes | None = None,
 ) -> tuple[Any, Any]:
     """A model that answers text to text and pictures, and its processor, in the manner of `load_language_model`.
 
-    name: "tiny" (from scratch: LLaVA's architecture for pictures of `screen` = (height, width) pixels, of `size` and
-    `eyes`), or a path or hub id of whatever transformers' AutoModelForImageTextToText loads.
+    name: "tiny" (from scratch: LLaVA's architecture for pictures of `screen` = (height, width) pixels, of `size`), or a
+    path or hub id of whatever transformers' AutoModelForImageTextToText loads.
 
     Raises ValueError for a model that does not see.
     """
-    if (size is not None or eyes is not None) and name != "tiny":
-        raise ValueError(f"size and eyes describe the model 'tiny'; {name!r} brings its own")
+    if size is not None and name != "tiny":
+        raise ValueError(f"size describes the model 'tiny'; {name!r} brings its own")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "tiny":
-            model, processor = _tiny_with_eyes(size or TinySize(), eyes or TinyEyes(), screen)
+            model, processor = tiny_with_eyes(size or TinySize(), screen)
         else:
             model, processor = _pretrained_with_eyes(name)
         model.get_input_embeddings().padding_idx = None  # as of any language model
         if lora is not None:
             model = _with_adapters(model, lora)
     return model.to(device=device, dtype=dtype).eval(), processor
-
-
-def character_tokenizer(words: Sequence[str] = ()) -> Any:
-    """One token for each ASCII character, several (UTF-8 bytes) for any other; token 0 pads, 1 is the stop token.
-
-    words: strings that are one token wherever they stand.
-
-    A transformers tokenizer: it saves, loads and pads like any other. Impossible bytes decode to U+FFFD.
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    # sorted by code point: the visible ASCII characters first
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<stop>", *alphabet])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        eos_token="<stop>",
-        clean_up_tokenization_spaces=False,
-        split_special_tokens=True,  # "<stop>" in a problem is six characters
-    )
-    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
-    return tokenizer
-
-
-def _tiny_config(size: TinySize, tokenizer: Any, **more: Any) -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=size.hidden,
-        intermediate_size=size.intermediate,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.kv_heads,
-        max_position_embeddings=size.context,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        **more,
-    )
-
-
-def _tiny(size: TinySize, tokenizer: Any) -> nn.Module:
-    from transformers import LlamaForCausalLM
-
-    return LlamaForCausalLM(_tiny_config(size, tokenizer))
-
-
-def _tiny_with_eyes(size: TinySize, eyes: TinyEyes, screen: tuple[int, int]) -> tuple[Any, Any]:
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, SiglipVisionConfig
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    tokenizer = character_tokenizer(("<image>", *ACTION_WORDS))
-    rows, columns = (-(-side // eyes.patch) for side in screen)
-    half = [0.5, 0.5, 0.5]
-    pixels = CLIPImageProcessorPil(
-        do_resize=False,
-        do_center_crop=True,  # to whole patches, with a black edge
-        crop_size={"height": rows * eyes.patch, "width": columns * eyes.patch},
-        image_mean=half,
-        image_std=half,
-    )
-    processor = LlavaProcessor(pixels, tokenizer, patch_size=eyes.patch, vision_feature_select_strategy="full")
-    config = LlavaConfig(
-        # Where all attention is alike at first, a mean over patches says nothing of where anything is.
-        text_config=_tiny_config(size, tokenizer, initializer_range=size.hidden**-0.5),
-        vision_config=SiglipVisionConfig(
-            hidden_size=eyes.hidden,
-            intermediate_size=eyes.intermediate,
-            num_hidden_layers=eyes.layers,
-            num_attention_heads=eyes.heads,
-            image_size=max(rows, columns) * eyes.patch,
-            patch_size=eyes.patch,
-            vision_use_head=False,
-        ),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        tie_word_embeddings=True,
-    )
-    model = LlavaForConditionalGeneration(config)
-    # SigLIP's class makes square tables of positions; a screen is none.
-    table = model.model.vision_tower.embeddings
-    table.position_embedding = nn.Embedding.from_pretrained(_places(rows, columns, eyes.hidden), freeze=False)
-    table.position_ids = torch.arange(rows * columns)[None]
-    return model, processor
-
-
-def _places(rows: int, columns: int, width: int) -> torch.Tensor:
-    """Sines and cosines of a grid's rows (first half) and columns, [rows * columns, width]; wavelengths of 4 to 64."""
-    frequency = torch.pi / 2 * 16 ** -torch.linspace(0, 1, width // 4)
-    found = []
-    for count in (rows, columns):
-        angle = torch.arange(count)[:, None] * frequency
-        found.append(torch.cat((angle.sin(), angle.cos()), -1))
-    row, column = found
-    return 0.3 * torch.cat((row.repeat_interleave(columns, 0), column.repeat(rows, 1)), -1)
 
 
 def _pretrained(name: str) -> tuple[Any, Any]:

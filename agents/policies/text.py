@@ -130,6 +130,11 @@ class TextPolicy(Policy):
         step = torch.repeat_interleave(torch.arange(len(responses)), lengths).to(log_prob.device)
         return Decisions(log_prob, behaviour, step, entropies, scores.hidden.values)
 
+    def imitation_losses(self, steps: Batch) -> Tensor:
+        """-log_prob; what eyes learn of batches they learn here, and here alone, as those of the pointer policy do."""
+        with self.language.studying():
+            return super().imitation_losses(steps)
+
     def distribution(self, steps: Batch) -> MultiCategorical:
         """The categorical over the vocabulary at every response token; nuclei (top_p < 1) are not cut out of it."""
         # the fused kernels, of whatever reads a picture too, have one derivative

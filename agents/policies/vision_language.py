@@ -25,7 +25,8 @@ from torch import Tensor
 from agents.core.spaces import decode_text, leaves
 from agents.encoders.cnn import is_image
 from agents.policies.language import LanguagePolicy
-from agents.policies.models import Lora, TinyEyes, TinySize, load_image_text_model
+from agents.policies.models import Lora, load_image_text_model
+from agents.policies.tiny import Eyes, TinySize
 
 # What a chat model is told before the instruction: the output format and action space of UI-TARS's prompt.
 SCREEN_PROMPT = """You are a GUI agent. You are given a task and a screenshot. \
@@ -83,13 +84,12 @@ class VisionLanguagePolicy(LanguagePolicy):
         lora: Lora | None = None,
         seed: int = 0,
         size: TinySize | None = None,
-        eyes: TinyEyes | None = None,
         micro_batch_tokens: int | None = None,
     ) -> VisionLanguagePolicy:
         """From a name that `load_image_text_model` takes."""
         height, width, _ = screen_leaves(space)[2]
         model, processor = load_image_text_model(
-            name, (height, width), dtype=dtype, device=device, lora=lora, seed=seed, size=size, eyes=eyes
+            name, (height, width), dtype=dtype, device=device, lora=lora, seed=seed, size=size
         )
         return cls(model, processor, space, micro_batch_tokens=micro_batch_tokens)
 
@@ -113,6 +113,17 @@ class VisionLanguagePolicy(LanguagePolicy):
             yield self._prompts(numbers, decode_text(obs[self.text]))
         finally:
             self.backbone.pictures = None
+
+    @contextmanager
+    def studying(self) -> Iterator[None]:
+        eyes = [module for module in self.modules() if isinstance(module, Eyes)]  # those of `tiny`
+        for module in eyes:
+            module.train()
+        try:
+            yield
+        finally:
+            for module in eyes:
+                module.eval()
 
     def look(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Embeddings [pictures * P, width] of pictures, uint8 [H, W, C] each."""

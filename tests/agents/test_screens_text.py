@@ -95,8 +95,8 @@ def test_exact_resume(name: str, fields: dict[str, int], tmp_path: Any) -> None:
 
 def test_what_is_on_the_screen_is_learned_from_demonstrations_and_then_from_rewards() -> None:
     settings = {"group_size": 8, "groups_per_iteration": 4, "minibatch_size": 32, "tau": 0.5, "epochs": 2}
-    agent = agents.Kimi(lamps(), seed=0, device="cpu", max_tokens=4, learning_rate=3e-4, **settings)
-    cloning.clone(agent, episodes=256, round_episodes=128, batch_size=16, learning_rate=2e-3)
+    agent = agents.Kimi(lamps(), seed=0, device="cpu", max_tokens=4, **settings)
+    cloning.clone(agent, episodes=320, round_episodes=64, batch_size=16, learning_rate=2e-3)
     shown = evaluate(agent, lamps(), 128).returns.mean()
     agent.learn(32 * 32)
     found = evaluate(agent, lamps(), 128).returns.mean()

@@ -10,8 +10,9 @@ from agents.core.spaces import TURN, encode_text
 from agents.policies import language, packing
 from agents.policies.generation import generate
 from agents.policies.language import LanguagePolicy, conversation
-from agents.policies.models import TinySize, load_language_model
+from agents.policies.models import load_language_model
 from agents.policies.sampling import Sampling
+from agents.policies.tiny import TinySize
 from agents.trpo import fisher_vector_product
 from envs.reasoning import ReasoningEnv
 

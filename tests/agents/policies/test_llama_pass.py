@@ -5,7 +5,7 @@ import torch
 
 from agents.policies import llama_pass, packing
 from agents.policies.language import LanguagePolicy
-from agents.policies.models import TinySize
+from agents.policies.tiny import TinySize
 
 SMALL = TinySize(hidden=16, layers=2, heads=4, kv_heads=2, intermediate=24, context=128)
 # lengths of responses to each prompt: of one, of several (some of them empty or of a single token), alike and not

@@ -13,13 +13,12 @@ from agents.policies.generation import generate, generate_slowly
 from agents.policies.language import LanguagePolicy
 from agents.policies.models import (
     Lora,
-    TinySize,
     cache_folder,
-    character_tokenizer,
     converted_gguf,
     load_language_model,
 )
 from agents.policies.sampling import Sampling
+from agents.policies.tiny import TinySize, character_tokenizer
 
 SMALL = TinySize(hidden=16, layers=1, heads=2, kv_heads=2, intermediate=16, context=64)
 TOKENIZER = character_tokenizer()

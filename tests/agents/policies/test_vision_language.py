@@ -24,21 +24,21 @@ from agents.policies import PolicyConfig, make_policy
 from agents.policies.generation import generate_slowly
 from agents.policies.kv_cache import SlotCache, make_cache
 from agents.policies.llama_cache import LlamaCache
-from agents.policies.models import ACTION_WORDS, TinyEyes, TinySize, character_tokenizer, load_language_model
+from agents.policies.models import load_language_model
 from agents.policies.sampling import Sampling
 from agents.policies.text import TextPolicy
+from agents.policies.tiny import ACROSS, ACTION_WORDS, DOWN, TinySize, character_tokenizer
 from agents.policies.vision_language import SCREEN_PROMPT, VisionLanguagePolicy
 from agents.trpo import fisher_vector_product
 
 SPACE = spaces.Dict({"screenshot": spaces.Box(0, 255, (40, 30, 3), np.uint8), "instruction": spaces.Text(40)})
 TEXT = spaces.Text(100)
 SMALL = TinySize(hidden=16, layers=2, heads=4, kv_heads=2, intermediate=24, context=128)
-EYES = TinyEyes(hidden=16, layers=1, heads=2, intermediate=24, patch=16)
 
 
 def tiny(**more):
     torch.manual_seed(0)
-    policy = VisionLanguagePolicy.load("tiny", SPACE, seed=2, size=SMALL, eyes=EYES, **more)
+    policy = VisionLanguagePolicy.load("tiny", SPACE, seed=2, size=SMALL, **more)
     return spread(policy)
 
 
@@ -241,7 +241,7 @@ def test_fisher_vector_products_go_through_the_eyes():
     """Against the Jacobian row by row: F = J' (diag p - p p') J, over norms of the tower."""
     policy = TextPolicy(tiny(), Sampling(9))
     steps = Batch(action=Ragged.of([torch.tensor([7])], torch.int64)).with_obs(observations((1,), "b"))
-    params = [q for name, q in policy.named_parameters() if "vision_tower" in name and "layer_norm1" in name]
+    params = [q for name, q in policy.named_parameters() if "vision_tower.norm" in name]
     distribution = policy.distribution(steps)
     n = sum(q.numel() for q in params)
     fisher = torch.zeros(n, n)
@@ -348,9 +348,45 @@ def test_the_tiny_models_processor_is_transformers_own(tmp_path):
     text = "Thought: Click.\nAction: click(point='<point>12 345</point>')"
     ids = again.tokenizer(text)["input_ids"]
     assert ids == policy.tokenizer(text)["input_ids"]
-    assert len(ids) < 25
+    assert len(ids) == len("Click.") + 7
     assert policy.decode([torch.tensor(ids)]) == [text]
     assert policy.decode(policy.response_tokens(ACTION_WORDS)) == list(ACTION_WORDS)
+
+
+def test_what_the_tiny_model_sees_somewhere_is_near_the_words_for_it():
+    policy = VisionLanguagePolicy.load("tiny", SPACE)
+    eyes, project = policy.model.model.vision_tower, policy.model.model.multi_modal_projector
+    words = policy.model.get_input_embeddings().weight
+    with torch.no_grad():
+        places = project(eyes.places)
+    # 40 x 30 pixels lie in the middle of 48 x 32, in patches of 16
+    for names, side, edge, count, axis in ((DOWN, 40, 4, 3, 0), (ACROSS, 30, 1, 2, 1)):
+        said = words[policy.tokenizer.convert_tokens_to_ids(list(names))]
+        pixel = edge + side * (places @ said.T).argmax(-1) / 1000
+        middle = 16 * torch.arange(count) + 8
+        expected = middle.repeat_interleave(2) if axis == 0 else middle.repeat(3)
+        torch.testing.assert_close(pixel, expected.clamp(edge, edge + side).float(), atol=1.0, rtol=0)
+
+
+def test_attention_passes_on_what_it_reads():
+    size = TinySize(hidden=16, layers=1, heads=4, kv_heads=4, intermediate=24, context=128)
+    policy = VisionLanguagePolicy.load("tiny", SPACE, size=size)
+    attention = policy.model.model.language_model.layers[0].self_attn
+    torch.testing.assert_close(attention.o_proj.weight @ attention.v_proj.weight, torch.eye(16), atol=1e-5, rtol=0)
+
+
+def test_batch_statistics_are_learned_from_demonstrations_alone():
+    policy = TextPolicy(VisionLanguagePolicy.load("tiny", SPACE, seed=2, size=SMALL), Sampling(9))
+    statistics = policy.language.model.model.vision_tower.reader.letters_norm
+    obs, written = observations(), responses(policy.language)
+    steps = Batch(action=Ragged.of(written, torch.int64)).with_obs(obs)
+    before = statistics.running_mean.clone()
+    policy.decisions(steps).log_prob.sum().backward()
+    policy.act(obs, rng())
+    assert torch.equal(statistics.running_mean, before)
+    policy.imitation_losses(steps)
+    assert not torch.equal(statistics.running_mean, before)
+    assert not any(module.training for module in policy.language.model.modules())
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------
