@@ -6,7 +6,7 @@ text's tokens. Vectors pass through, integers are one-hot encoded, images and te
 names; the leaves' features are concatenated. `MLP` is what policies and critics put behind it.
 """
 
-from agents.encoders.encoder import Encoder, EncoderConfig, make_encoder, save_encoder
+from agents.encoders.encoder import Encoder, EncoderConfig, learning_statistics, make_encoder, save_encoder
 from agents.encoders.features import Features, Grid, Size, TextTokens
 from agents.encoders.mlp import MLP, output_and_backward
 
@@ -18,6 +18,7 @@ __all__ = [
     "Grid",
     "Size",
     "TextTokens",
+    "learning_statistics",
     "make_encoder",
     "output_and_backward",
     "save_encoder",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -118,6 +119,21 @@ class Encoder(nn.Module):
         if given in NAMES:
             return given
         return json.dumps(describe_towers(self.towers(), weights=False, chosen=self.chosen))
+
+
+@contextmanager
+def learning_statistics(*modules: nn.Module) -> Iterator[None]:
+    """The batch statistics of `modules`, if they have any, are learned as long as this lasts.
+
+    Elsewhere encoders are in evaluation mode: what an action's probability is does not depend on the rest of its batch.
+    """
+    for module in modules:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.eval()
 
 
 def save_encoder(encoder: Encoder, path: str | os.PathLike[str], roles: Collection[str] = ("image", "text")) -> Path:

@@ -85,10 +85,10 @@ class LanguagePolicy(nn.Module):
         """`prompts(obs)`, which mean something to `generate` and to all scores as long as the context lasts."""
         yield self.prompts(obs)
 
-    @contextmanager
-    def studying(self) -> Iterator[None]:
-        """Where perception has batch statistics, they are learned as long as the context lasts, and only then."""
-        yield
+    @property
+    def eyes(self) -> list[nn.Module]:
+        """What sees, and has batch statistics to learn: in a model of text nothing."""
+        return []
 
     @property
     def chats(self) -> bool:

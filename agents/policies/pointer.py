@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from agents.core.buffer import Batch, Field
-from agents.encoders import Encoder, EncoderConfig
+from agents.encoders import Encoder, EncoderConfig, learning_statistics
 from agents.policies.chain import Chain
 from agents.policies.pointer_net import PointerNet, instruction_bytes
 from agents.policies.policy import Decisions, Policy
@@ -101,13 +101,10 @@ class PointerPolicy(Policy):
 
         Where to point among a few things says a bit or two of what is written on them, and reading takes long to learn
         from that; to pick out an instruction among many says five. An encoder's batch statistics are learned here, and
-        here alone: elsewhere an action's probability does not depend on what else is in the batch.
+        here alone.
         """
-        self.encoder.train()
-        try:
+        with learning_statistics(self.encoder):
             seen, action = self.net.see(steps.obs), steps["action"]
-        finally:
-            self.encoder.eval()
         chain = self._chain(seen, action)
         losses = -chain.log_prob(action)
         said = instruction_bytes(steps.obs[self.net.text_name])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.core.spaces import leaves
-from agents.encoders import MLP, Encoder, EncoderConfig, Grid
+from agents.encoders import MLP, Encoder, EncoderConfig, Grid, learning_statistics
 from agents.encoders.cnn import is_image
 from agents.policies.pointer_net import NEVER, Seen, Sight, instruction_bytes
 from agents.policies.relaxed import POSITIONS, Block, Relaxed, is_point
@@ -193,11 +193,8 @@ class ScreenActor(nn.Module):
         squared error, and the cross-entropy of their attention, whose mean alone would linger between two places.
 
         An encoder's batch statistics are learned here, and here alone."""
-        self.encoder.train()
-        try:
+        with learning_statistics(self.encoder):
             outputs, relevant = self.outputs(obs, given=action), self.vector.relevant.to(action.device)
-        finally:
-            self.encoder.eval()
         kind = action[:, self.vector.blocks[0].columns].argmax(-1)
         loss = action.new_zeros(len(action))
         for block in self.vector.blocks:

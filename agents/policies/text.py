@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agents.core.buffer import Batch, Field, Ragged
+from agents.encoders import learning_statistics
 from agents.policies.categorical import MultiCategorical
 from agents.policies.generation import STOP_REASONS, Response
 from agents.policies.language import LanguagePolicy
@@ -131,8 +132,8 @@ class TextPolicy(Policy):
         return Decisions(log_prob, behaviour, step, entropies, scores.hidden.values)
 
     def imitation_losses(self, steps: Batch) -> Tensor:
-        """-log_prob; what eyes learn of batches they learn here, and here alone, as those of the pointer policy do."""
-        with self.language.studying():
+        """-log_prob; the eyes' batch statistics are learned here, and here alone."""
+        with learning_statistics(*self.language.eyes):
             return super().imitation_losses(steps)
 
     def distribution(self, steps: Batch) -> MultiCategorical:

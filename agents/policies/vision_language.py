@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.core.spaces import decode_text, leaves
 from agents.encoders.cnn import is_image
@@ -114,16 +114,9 @@ class VisionLanguagePolicy(LanguagePolicy):
         finally:
             self.backbone.pictures = None
 
-    @contextmanager
-    def studying(self) -> Iterator[None]:
-        eyes = [module for module in self.modules() if isinstance(module, Eyes)]  # those of `tiny`
-        for module in eyes:
-            module.train()
-        try:
-            yield
-        finally:
-            for module in eyes:
-                module.eval()
+    @property
+    def eyes(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, Eyes)]  # those of `tiny`
 
     def look(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Embeddings [pictures * P, width] of pictures, uint8 [H, W, C] each."""
