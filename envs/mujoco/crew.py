@@ -14,6 +14,10 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+WORTHWHILE = 0.8  # of one thread's time: a round that takes more is not worth other programs' cores
+PERIOD = 1000  # rounds between two trials
+TRIAL = 10  # rounds of a trial
+
 
 class Crew:
     """`threads - 1` waiting threads and the caller, which together exhaust an iterator.
@@ -24,19 +28,20 @@ class Crew:
 
     def __init__(self, work: Callable[[Iterator[Any]], None], threads: int) -> None:
         self._work = work
-        self._size = threads - 1
+        self.threads = threads
         self._round: _Round | None = None
         self._finalizer: weakref.finalize | None = None
         _crews.add(self)
 
-    def run(self, jobs: list[Any]) -> None:
-        """Call `work` in every thread on one shared iterator over `jobs`; return when all jobs are done.
+    def run(self, jobs: list[Any], *, alone: bool = False) -> None:
+        """Call `work` in every thread, or in this one `alone`, on one shared iterator over `jobs`; return when all jobs
+        are done.
 
         Raises:
             BaseException: whatever `work` raised, here or in another thread.
         """
         todo = iter(jobs)  # next() on a list's iterator is atomic: no job is handed out twice
-        if self._size == 0:
+        if alone or self.threads == 1:
             self._work(todo)
             return
         if self._round is None:
@@ -62,7 +67,7 @@ class Crew:
         self._round = None
 
     def _start(self) -> None:
-        shared = self._round = _Round(self._size)
+        shared = self._round = _Round(self.threads - 1)
         for go, done in zip(shared.go, shared.done, strict=True):
             # A thread holds the round and the work, never the crew: the crew can then be collected.
             threading.Thread(
@@ -74,6 +79,38 @@ class Crew:
         if self._finalizer is not None:
             self._finalizer.detach()
         self._round = None
+
+
+class Pace:
+    """Tells by the clock which rounds of a crew to share: all of them, as long as that is faster than one thread alone.
+
+    Waking threads costs some 10 us, so that short rounds are better not shared. And where other programs or a
+    hypervisor's other guests keep the cores busy, a round waits for its last thread longer than it saves; so the other
+    way is tried again from time to time.
+    """
+
+    def __init__(self) -> None:
+        self.shared = False
+        self._trying = False
+        self._left = TRIAL  # rounds until it tries the other way, or decides
+        self._seconds = [0.0, 0.0]  # alone, shared
+        self._rounds = [0, 0]
+
+    def took(self, seconds: float) -> None:
+        """Say how long the round took; `shared` is then what the next one shall be."""
+        self._seconds[self.shared] += seconds
+        self._rounds[self.shared] += 1
+        self._left -= 1
+        if self._left:
+            return
+        if self._trying:
+            alone, shared = (s / n for s, n in zip(self._seconds, self._rounds, strict=True))
+            self.shared = shared < WORTHWHILE * alone
+            self._seconds, self._rounds = [0.0, 0.0], [0, 0]
+        else:
+            self.shared = not self.shared
+        self._trying = not self._trying
+        self._left = TRIAL if self._trying else PERIOD
 
 
 class _Round:

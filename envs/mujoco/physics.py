@@ -13,14 +13,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.mujoco.crew import Crew
+from envs.mujoco.crew import Crew, Pace
 
 Reader = Callable[[mujoco.MjData], NDArray[np.float64]]  # a live view into one MjData
 Values = Mapping[str, NDArray[np.float64]]
-
-# Waking threads costs some 10 us, and a core that others could use: a round shorter than this is not shared.
-SHARED_FROM = 60e-6  # seconds
-_TRIALS = 5  # rounds that the caller steps alone to learn how long they take
 
 # Everything that decides the next step bit for bit, the solver's warm start included.
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -51,8 +47,8 @@ class Physics:
             frame_skip: MuJoCo steps in one `step`.
             readers: name -> view of the quantity in one MjData.
             contact_forces: compute `cfrc_ext` after each step, which MuJoCo leaves out by default.
-            num_threads: threads that step, at most N; default: the cores this process may use, or the calling
-                thread alone where the first rounds take less than `SHARED_FROM`.
+            num_threads: threads that step, at most N; default: the cores this process may use, while that is
+                faster than the calling thread alone.
         """
         self.model = model
         self.datas = [mujoco.MjData(model) for _ in range(num_envs)]
@@ -74,27 +70,19 @@ class Physics:
         self._ctrl = np.zeros((num_envs, model.nu))
         self._jobs = [(data, data.ctrl, row) for data, row in zip(self.datas, self._ctrl, strict=True)]
         self._work = _stepper(model, frame_skip, contact_forces)
-        self._threads = min(num_envs, num_threads or available_cores())
-        self._trials = _TRIALS if num_threads is None and self._threads > 1 else 0
-        self._shortest = float("inf")  # seconds, of the trials
-        self._crew = Crew(self._work, 1 if self._trials else self._threads)
+        self._crew = Crew(self._work, min(num_envs, num_threads or available_cores()))
+        self._pace = Pace() if num_threads is None and self._crew.threads > 1 else None
 
     def step(self, ctrl: NDArray) -> None:
         """Apply controls [N, nu] for `frame_skip` MuJoCo steps in every copy, then gather."""
         np.copyto(self._ctrl, ctrl)
-        if self._trials:
-            self._try_alone()
-        else:
+        if self._pace is None:
             self._crew.run(self._jobs)
+        else:
+            start = time.perf_counter()
+            self._crew.run(self._jobs, alone=not self._pace.shared)
+            self._pace.took(time.perf_counter() - start)
         self.gather()
-
-    def _try_alone(self) -> None:
-        start = time.perf_counter()
-        self._crew.run(self._jobs)
-        self._shortest = min(self._shortest, time.perf_counter() - start)
-        self._trials -= 1
-        if not self._trials and self._shortest >= SHARED_FROM:
-            self._crew = Crew(self._work, self._threads)
 
     def reset(self, i: int, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
         """Start copy `i` afresh from positions [nq] and velocities [nv]; `gather` is left to the caller."""

@@ -73,8 +73,8 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
         Args:
             id: a registered id whose entry point is in `ENTRY_POINTS`.
             num_envs: N.
-            num_threads: threads that step, at most N; default: the cores this process may use, unless the
-                physics is too short to be worth sharing.
+            num_threads: threads that step, at most N; default: the cores this process may use, while that is
+                faster than one thread alone.
             kwargs: what `gymnasium.make(id, ...)` takes: the task's options, `max_episode_steps`
                 (-1: no limit), `render_mode`, `width`, `height`, `camera_name`, ...
 

@@ -1,6 +1,5 @@
 """The fast MuJoCo environments against Gymnasium's own: every value bit for bit, every dtype, every info."""
 
-import threading
 import warnings
 
 import gymnasium as gym
@@ -12,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs.mujoco import MujocoVectorEnv, physics
+from envs.mujoco import MujocoVectorEnv, crew, physics
 from tests.envs.mujoco.ids import IDS
 
 
@@ -294,17 +293,21 @@ def test_any_number_of_threads_steps_alike():
         assert_same(tuple(results[0]), tuple(result))
 
 
-@pytest.mark.parametrize(("shared_from", "helpers"), [(0.0, 1), (1e9, 0)])
-def test_only_rounds_that_take_long_enough_are_shared(shared_from, helpers, monkeypatch):
-    monkeypatch.setattr(physics, "SHARED_FROM", shared_from)
+@pytest.mark.parametrize("worthwhile", [0.0, float("inf")])
+def test_sharing_a_round_or_not_changes_nothing_but_time(worthwhile, monkeypatch):
+    monkeypatch.setattr(crew, "WORTHWHILE", worthwhile)
+    monkeypatch.setattr(crew, "TRIAL", 3)
+    monkeypatch.setattr(crew, "PERIOD", 5)
     monkeypatch.setattr(physics, "available_cores", lambda: 2)
     env, alone = envs.make_vec("Swimmer-v5", 3), MujocoVectorEnv("Swimmer-v5", 3, num_threads=1)
-    before = set(threading.enumerate())
     env.reset(seed=0)
     alone.reset(seed=0)
-    for action in random_actions(env, 10):
+    shared = []
+    for action in random_actions(env, 16):
+        shared.append(env._physics._pace.shared)
         assert_same(env.step(action), alone.step(action))
-    assert len(set(threading.enumerate()) - before) == helpers
+    chosen = worthwhile > 0
+    assert shared == [False] * 3 + [True] * 3 + [chosen] * 5 + [not chosen] * 3 + [chosen] * 2
     env.close()
 
 
