@@ -326,7 +326,7 @@ class ActorCritic(Agent):
         distribution, policy_backward = self.policy.with_backward(obs)
         action = batch["action"].reshape(len(adv), *batch["action"].shape[batch["reward"].ndim :])
         kept, share = _kept(batch)
-        if c.normalize_advantage and len(adv) > 1:
+        if c.normalize_advantage and len(adv[kept]) > 1:
             mean, std = distributed.moments(adv[kept])
             adv = (adv - mean) / (float(std) + 1e-8)
         off_policy = c.variant == "off-policy"
@@ -388,4 +388,4 @@ def _kept(batch: Batch) -> tuple[Any, Any]:
     if "valid" not in batch or bool(batch["valid"].all()):
         return slice(None), None
     valid = batch["valid"].flatten() > 0
-    return valid, valid * (len(valid) / valid.sum())
+    return valid, valid * (len(valid) / max(int(valid.sum()), 1))

@@ -194,7 +194,8 @@ class DDPG(Agent):
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Tensor]:
         c, buffer = self.config, self.buffer
         assert buffer is not None
-        if buffer.rows * buffer.num_envs < c.learning_starts:
+        # An agent that was loaded without its transitions has made them all the same.
+        if max(self.steps_at_boundary, buffer.rows * buffer.num_envs) < c.learning_starts:
             return {"action": self.actor.random(buffer.num_envs, self.generator, obs)}
         noise = None
         if self.actor.continuous:
@@ -220,8 +221,8 @@ class DDPG(Agent):
         if c.normalize_observations:
             self.normalizer.update(buffer.rollout().flat("obs").obs)
         buffer.clear()
-        stored = buffer.rows * buffer.num_envs
-        if stored < c.learning_starts or len(buffer) * buffer.num_envs < c.batch_size:
+        steps = max(self.num_timesteps, buffer.rows * buffer.num_envs)
+        if steps < c.learning_starts or len(buffer) * buffer.num_envs < c.batch_size:
             return {}
         rounds = c.gradient_steps if c.gradient_steps >= 0 else c.train_freq * buffer.num_envs
         columns = [name for name in buffer.schema if name not in ("truncated", "valid")]
@@ -231,7 +232,7 @@ class DDPG(Agent):
             obs, next_obs = self.normalizer(batch.obs), self.normalizer(batch.next_obs)
             noise = self.actor.noise(c.batch_size, self.generator)
             transitions = Transitions(obs, batch["action"], batch["reward"], next_obs, batch["terminated"], noise)
-            metrics = self.train_step(transitions, actor=stored >= c.actor_starts)
+            metrics = self.train_step(transitions, actor=steps >= c.actor_starts)
         return metrics
 
     @torch.no_grad()

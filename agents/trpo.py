@@ -23,6 +23,7 @@ from torch import Tensor
 from agents.core import distributed
 from agents.core.agent import Agent
 from agents.core.buffer import Batch, Field
+from agents.core.errors import Diverged
 from agents.core.flat import FlatAdam, FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.policies import PolicyConfig, make_policy
@@ -235,6 +236,8 @@ class TRPO(Agent):
                 critic_fit.result()
             metrics = self.improve_policy(seen)
             metrics["value_loss"] = critic_fit.result()
+        if not math.isfinite(metrics["value_loss"]):
+            raise Diverged(f"the critic's loss is {metrics['value_loss']}: lower critic_lr, or normalise rewards")
         metrics["explained_variance"] = float(explained_variance(judged.values, judged.ret))
         self.normalizer.update(raw.flat().obs)
         buffer.clear()

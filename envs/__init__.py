@@ -59,6 +59,8 @@ def make_vec(id: str, num_envs: int = 1, *, vectorization_mode: str | None = Non
         if spec.namespace in _NAMESPACES and spec.vector_entry_point is not None:
             return gym.make_vec(spec.id, num_envs, vectorization_mode="vector_entry_point", **kwargs)
     vector_kwargs = {"autoreset_mode": AutoresetMode.DISABLED, **kwargs.pop("vector_kwargs", {})}
+    if vectorization_mode == "async" and spec.namespace in _NAMESPACES:
+        vector_kwargs.setdefault("shared_memory", False)  # where Gymnasium reads text once and never again
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is out of date.*", DeprecationWarning)
         return gym.make_vec(

@@ -8,6 +8,8 @@ out: `get_state` gives None rather than a state that would continue only almost 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any, cast
 
 import gymnasium as gym
@@ -35,6 +37,25 @@ _STATE_SIZE: dict[type[gym.Env], int] = {
     MountainCarEnv: 2,
     PendulumEnv: 2,
 }
+
+
+class Copyable:
+    """Vector environments with `get_state` and `set_state`, whose copies (`copy`, `pickle`) are others in their state.
+
+    made: the constructor's arguments, by name.
+    """
+
+    made: Mapping[str, Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        env = cast(Any, self)
+        kept = {name: getattr(env, name) for name in ("spec", "action_space", "observation_space")}
+        return functools.partial(type(self), **self.made), (), (kept, env.get_state())
+
+    def __setstate__(self, state: tuple[dict[str, Any], State]) -> None:
+        kept, inner = state
+        vars(self).update(kept)
+        cast(Any, self).set_state(inner)
 
 
 def get_state(env: VectorEnv) -> State | None:
@@ -100,6 +121,8 @@ def set_state(env: VectorEnv, state: State) -> None:
         raise ValueError(f"The state does not fit {env!r}: expected arrays {shapes}, found {found}.")
     latest: list[Any] = env._env_obs
     for i, (base, limit, order) in enumerate(layers):
+        if not order.has_reset:
+            env.envs[i].reset()  # wrappers that check the first reset have seen it then
         base.np_random = generator_from_words(state["rng"][i])
         order._has_reset = bool(state["elapsed_steps"][i] >= 0)
         if not order.has_reset:

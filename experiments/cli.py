@@ -46,7 +46,8 @@ def is_user_error(problem: Exception) -> bool:
         return problem.name is None
     # Imported by name: neither module need be loaded for a command that never touches it.
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(problem).__mro__}
-    return bool(names & {"agents.core.errors.EnvironmentFailure", "gymnasium.error.Error"})
+    ours = {f"agents.core.errors.{name}" for name in ("EnvironmentFailure", "Diverged")}
+    return bool(names & {*ours, "gymnasium.error.Error"})
 
 
 def one_line(problem: Exception) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -41,8 +42,10 @@ if TYPE_CHECKING:
 class Agent:
     """An algorithm on a vector environment.
 
-    env: a Gymnasium id, an Env or a VectorEnv. seed: everything random follows from it. device: "auto" takes CUDA where
-    there is one. config: a `Config`, or None for its defaults; further keywords replace single fields of it.
+    env: a Gymnasium id, an Env or a VectorEnv. seed: everything random follows from it; None draws one. device: "auto"
+    takes CUDA where there is one. config: a `Config`, or None for its defaults; further keywords replace single fields
+    of it, which can all be read as the agent's own (`agent.gamma`). A copy (pickle, `copy`) is what `save` and
+    `agents.load` make: it goes on in environments of its own.
 
     Raises ValueError for unknown fields, impossible settings and spaces that the algorithm cannot serve.
     """
@@ -59,7 +62,7 @@ class Agent:
         self,
         env: str | gym.Env | VectorEnv | None,
         *,
-        seed: int = 0,
+        seed: int | None = 0,
         device: str | torch.device = "auto",
         config: Any = None,
         _spaces: tuple[spaces.Space, spaces.Space] | None = None,
@@ -74,11 +77,12 @@ class Agent:
             self.observation_space, self.action_space = _spaces
         else:
             raise ValueError(f"{type(self).__name__} needs an environment: an id, an Env or a VectorEnv")
-        self.seed = int(seed)
+        self.seed = secrets.randbits(31) if seed is None else int(seed)
         self.device = chosen_device(device)
         self.generator = torch.Generator(self.device).manual_seed(distributed.seed(self.seed))
         self.predict_generator = torch.Generator(self.device).manual_seed(self.seed + 1)
         self.num_timesteps = 0
+        self.steps_at_boundary = 0  # `num_timesteps` when the iteration began, whether or not callbacks count within it
         self.iterations = 0
         self.total_timesteps = 0
         self.ep_info_buffer: deque[dict[str, float]] = deque(maxlen=100)
@@ -88,6 +92,7 @@ class Agent:
         self._environment = None if self.env is None else environment_spec(self.env)
         self._logger: Logger | None = None
         self._stop_requested = False
+        self._began = time.monotonic(), 0  # when `learn` did, and at how many steps
         self.log_due = False  # whether this iteration's metrics will be looked at
         with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
             torch.manual_seed(self.seed)
@@ -149,6 +154,7 @@ class Agent:
         total_timesteps: int,
         callback: BaseCallback | list[BaseCallback] | Any = None,
         log_interval: int | None = None,
+        tb_log_name: str = "run",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
@@ -156,26 +162,31 @@ class Agent:
 
         Where several processes learn as one, the steps of all count, and all must call this alike.
         callback: Stable-Baselines3 callbacks. `on_rollout_start` is the iteration boundary, where the whole state is
-        consistent. log_interval: iterations between log rows. reset_num_timesteps=False makes `total_timesteps`
-        additional steps, as in Stable-Baselines3.
+        consistent. log_interval: iterations between log rows. tb_log_name: for callbacks that ask for it; where logs
+        go is `set_logger`'s to say. reset_num_timesteps=False makes `total_timesteps` additional steps, in the
+        episodes that were going on; otherwise fresh ones begin, as in Stable-Baselines3.
         """
         self.prepare()
         assert self.collector is not None
         assert self.buffer is not None
+        self.buffer.clear()  # of half a rollout that an exception left
         if reset_num_timesteps:
             self.num_timesteps = self.iterations = 0
+            self.collector.obs = None
         self.total_timesteps = self.num_timesteps + int(total_timesteps)
         self._stop_requested = False
         every = log_interval or self.log_interval
         hook = as_callback(callback, progress_bar, self)
-        started, steps_before = time.monotonic(), self.num_timesteps
+        self._began = time.monotonic(), self.num_timesteps
         if hook is not None:
-            hook.on_training_start({"self": self, "total_timesteps": self.total_timesteps}, {})
+            about = {"self": self, "total_timesteps": self.total_timesteps, "tb_log_name": tb_log_name}
+            hook.on_training_start(about, {})
 
         def on_step(step: dict[str, Any]) -> bool:
             self.num_timesteps += step["num_steps"] * distributed.world()
             assert hook is not None
-            step["infos"] = Infos(step["infos"], len(step["dones"]))
+            if isinstance(step["infos"], Mapping):
+                step["infos"] = Infos(step["infos"], len(step["dones"]))
             hook.update_locals(step)
             return bool(hook.on_step())
 
@@ -184,23 +195,28 @@ class Agent:
                 hook.on_rollout_start()
             if distributed.agreed(self._stop_requested):
                 break
-            steps_so_far = self.num_timesteps
+            self.steps_at_boundary = self.num_timesteps
             count, finished, going = self.collector.collect(
                 self.rows_per_iteration(), None if hook is None else on_step, self.enough
             )
             self.ep_info_buffer.extend(finished)
             # Within a collection the others' steps are taken to be as many as one's own; here they are counted.
-            self.num_timesteps = steps_so_far + round(distributed.mean(count)[0] * distributed.world())
+            self.num_timesteps = self.steps_at_boundary + round(distributed.mean(count)[0] * distributed.world())
             if not going:
                 self.buffer.clear()  # half a rollout: the next call to learn starts a whole one
                 break
             if hook is not None:
                 hook.on_rollout_end()
             self.log_due = (self.iterations + 1) % every == 0
-            metrics = self.update()
+            # Environments that reset themselves in a step of their own may do nothing else all rollout long.
+            nothing = self.num_timesteps == self.steps_at_boundary and "valid" in self.buffer.schema
+            metrics = {} if nothing else self.update()
+            if nothing:
+                self.buffer.clear()
             self.iterations += 1
             if self.log_due:
-                self._log(metrics, time.monotonic() - started, self.num_timesteps - steps_before)
+                self._record(metrics)
+                self.dump_logs()
         if hook is not None:
             if self.num_timesteps >= self.total_timesteps:
                 hook.on_rollout_start()  # the last boundary: callbacks see the finished state too
@@ -223,23 +239,32 @@ class Agent:
             )
             self._check_spaces(self.env)
         schema = transition_schema(self.env, self.schema(), episodes=self.tasks() is not None)
-        self.buffer = Buffer(schema, self.buffer_rows(), self.env.num_envs, seed=distributed.seed(self.seed))
-        self.collector = Collector(self.env, self, self.buffer, seed=self.seed, tasks=self.tasks())
+        buffer = self.buffer
+        if buffer is None or (buffer.schema, buffer.num_envs) != (schema, self.env.num_envs):
+            buffer = Buffer(schema, self.buffer_rows(), self.env.num_envs, seed=distributed.seed(self.seed))
+        self.buffer = buffer
+        self.collector = Collector(self.env, self, buffer, seed=self.seed, tasks=self.tasks())
 
-    def _log(self, metrics: Mapping[str, float | Tensor], seconds: float, steps: int) -> None:
+    def _record(self, metrics: Mapping[str, float | Tensor]) -> None:
+        values = distributed.mean(*(float(value) for value in metrics.values()))
+        for name, value in zip(metrics, values, strict=True):
+            self.logger.record(f"train/{name}", value)
+
+    def dump_logs(self) -> None:
+        """Write a log row of what has been recorded, the latest 100 episodes and the time, as callbacks of
+        Stable-Baselines3 ask for between iterations. Where several processes learn as one, all must call it alike."""
         logger, recent = self.logger, list(self.ep_info_buffer)
         for others in distributed.gather(recent):
             recent += others
-        values = distributed.mean(*(float(value) for value in metrics.values()))
+        started, steps_before = self._began
+        seconds = time.monotonic() - started
         if recent:
             logger.record("rollout/ep_rew_mean", float(np.mean([e["r"] for e in recent])))
             logger.record("rollout/ep_len_mean", float(np.mean([e["l"] for e in recent])))
-        logger.record("time/fps", int(steps / max(seconds, 1e-9)))
+        logger.record("time/fps", int((self.num_timesteps - steps_before) / max(seconds, 1e-9)))
         logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
         logger.record("time/iterations", self.iterations, exclude="tensorboard")
         logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        for name, value in zip(metrics, values, strict=True):
-            logger.record(f"train/{name}", value)
         logger.dump(step=self.num_timesteps)
 
     # --- acting -------------------------------------------------------------------------------------------------
@@ -276,11 +301,25 @@ class Agent:
         return self.env
 
     def set_env(self, env: str | gym.Env | VectorEnv) -> None:
-        """Go on in another environment of the same spaces. Raises ValueError where the spaces differ."""
+        """Go on in another environment of the same spaces, with the transitions stored for replay if it has as many
+        environments. Raises ValueError where the spaces differ."""
         made = as_vector_env(env, self.default_num_envs)
         self._check_spaces(made)
         self.env, self._environment = made, environment_spec(made)
-        self.buffer = self.collector = None
+        self.collector = None
+
+    @property
+    def n_envs(self) -> int:
+        """`num_envs`, as Stable-Baselines3 calls it."""
+        return self.num_envs
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The settings, as attributes of the agent."""
+            if not name.startswith("_") and hasattr(self.__dict__.get("config"), name):
+                return getattr(self.config, name)
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def get_vec_normalize_env(self) -> None:
         """None: normalisation is part of the agent. Stable-Baselines3's callbacks ask."""
@@ -310,10 +349,24 @@ class Agent:
         first = distributed.rank() == 0
         if not (first or exact):
             return Path(path)
+        state = self._state()
+        if exact and self.collector is not None and self.collector.obs is not None:
+            assert self.buffer is not None
+            assert self.env is not None
+            state["exact"] = {
+                "buffer": self.buffer.state_dict(),
+                "collector": self.collector.state_dict(),
+                "environment": environment_state(self.env),
+            }
+            if distributed.world() > 1:
+                state["others"] = distributed.gather(state)
+        return checkpoint.save(path, state) if first else Path(path)
+
+    def _state(self) -> dict[str, Any]:
         config = dataclasses.asdict(self.config)
         if hasattr(self.policy, "encoder"):  # told by what it is made of: the file it came from may be gone
             config["encoder"] = self.policy.encoder.name
-        state: dict[str, Any] = {
+        return {
             "algorithm": self.name,
             "config": config,
             "seed": self.seed,
@@ -328,17 +381,9 @@ class Agent:
             "predict_generator": self.predict_generator.get_state(),
             "parts": {name: part.state_dict() for name, part in self.parts().items()},
         }
-        if exact and self.collector is not None and self.collector.obs is not None:
-            assert self.buffer is not None
-            assert self.env is not None
-            state["exact"] = {
-                "buffer": self.buffer.state_dict(),
-                "collector": self.collector.state_dict(),
-                "environment": environment_state(self.env),
-            }
-            if distributed.world() > 1:
-                state["others"] = distributed.gather(state)
-        return checkpoint.save(path, state) if first else Path(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_state, (self._state(),)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], env: Any = None, device: str | torch.device = "auto") -> Self:

@@ -173,6 +173,8 @@ class Buffer:
                 )
                 self.data[name] = torch.from_numpy(blank)
         self.numpy = {name: value.numpy() for name, value in self.data.items()}
+        if self.tracks_episodes:
+            self.numpy["episode_id"].fill(-1)  # a row that was never written is no episode's
 
     def __len__(self) -> int:
         """Rows held."""

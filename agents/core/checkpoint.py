@@ -88,7 +88,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 def resolve(path: str | os.PathLike[str]) -> Path:
     """The file meant by `path`, with or without its suffix. Raises FileNotFoundError."""
     given = Path(path)
-    for candidate in (given, given.with_name(given.name + SUFFIX)):
+    with_suffix = given.with_name(given.name + SUFFIX)
+    for candidate in (given, with_suffix) if given.suffix else (with_suffix, given):  # first the one `save` writes
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(f"there is no checkpoint at {given}")

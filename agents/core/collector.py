@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from agents.core import distributed
 from agents.core.buffer import Buffer, Field, Ragged
-from agents.core.errors import EnvironmentFailure
+from agents.core.errors import Diverged, EnvironmentFailure
 from agents.core.spaces import encode_text, field_of, fields_of, flatten, leaves
 from agents.core.tasks import EVALUATION_SEEDS, TaskSampler
 
@@ -62,8 +63,19 @@ def transition_schema(env: VectorEnv, action: Mapping[str, Field], *, episodes: 
 
 def autoreset_mode(env: VectorEnv) -> AutoresetMode:
     """How the environment resets itself; Gymnasium's default is NEXT_STEP."""
-    mode = (env.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    mode = (env.metadata or {}).get("autoreset_mode")
+    if mode is None:
+        return AutoresetMode.NEXT_STEP
+    # Before Gymnasium 1.4 all environments of a class share the metadata, and the last one made has written it.
+    mode = getattr(env.unwrapped, "autoreset_mode", mode)
     return mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
+
+
+_LARGEST = float(np.finfo(np.float32).max)  # that can be stored
+
+
+def _floating(field: Field | None) -> bool:
+    return field is not None and field.dtype.is_floating_point
 
 
 # What a collector knows of each environment, [N].
@@ -92,6 +104,7 @@ class Collector:
         self.leaves = leaves(self.space, "obs")
         self.ragged = {name for name, leaf in self.leaves.items() if field_of(leaf).ragged}
         self.floats = [name for name in self.leaves if buffer.schema[name].dtype == torch.float32]
+        self.chosen = [name for name in ("action", "log_prob") if _floating(buffer.schema.get(name))]
         self.obs: dict[str, Any] | None = None  # of the row to come, by leaf
         self.steps = 0  # vector steps taken
         self.episode_start = np.ones(n, bool)
@@ -102,14 +115,17 @@ class Collector:
         self.difficulty = np.zeros(n, np.int64)  # of the episodes that run, where the tasks have one
 
     def reset(self) -> None:
-        """Start fresh episodes in every environment. Groups that are not done with can never be: they are dropped."""
+        """Start fresh episodes in every environment, seeded at the very beginning.
+
+        Groups that are not done with can never be: they are dropped.
+        """
         n = self.env.num_envs
         everything = np.ones(n, bool)
         if self.tasks is None:
             # Several processes' environments are seeded as if they stood side by side in one.
             mine = slice(n * distributed.rank(), n * (distributed.rank() + 1))
             seeds = np.random.SeedSequence(self.seed).generate_state(n * distributed.world())[mine] % EVALUATION_SEEDS
-            obs, _ = self._guarded(self.env.reset, seed=[int(s) for s in seeds])
+            obs, _ = self._guarded(self._reset_all, None if self.steps else [int(s) for s in seeds])
         else:
             self.tasks.restart()
             if self.buffer.tracks_episodes:
@@ -117,9 +133,18 @@ class Collector:
             task_seeds, options = self._draw_tasks(everything)
             obs, _ = self._guarded(self.env.reset, seed=task_seeds, options=options)
         self.obs = self._named(obs)
-        self.episode_start[:] = True
+        self.episode_start = everything
         self.resetting[:] = False
         self.returns[:], self.lengths[:] = 0.0, 0
+
+    def _reset_all(self, seeds: list[int] | None) -> Any:
+        reset: Any = self.env.reset
+        try:
+            return reset(seed=seeds)
+        except (TypeError, gym.error.Error):
+            if seeds is None:
+                raise
+            return reset(seed=seeds[0])  # a seed for each is more than Gymnasium asks of a VectorEnv
 
     def collect(
         self,
@@ -129,24 +154,23 @@ class Collector:
     ) -> tuple[int, list[dict[str, float]], bool]:
         """Add `rows` rows to the buffer, or fewer where `enough` says so after a step.
 
-        on_step is told of every vector step (`rewards`, `dones`, `infos`, `num_steps`); False ends the collection.
+        on_step is told of every vector step (`actions` as the environment took them, `new_obs` before any reset,
+        `rewards`, `dones`, `infos`, `num_steps`); False ends the collection.
         Returns the number of transitions, the finished episodes (`r`: return, `l`: length) and whether to go on.
         """
         if self.obs is None:
             self.reset()
         transitions, finished = 0, list[dict[str, float]]()
         for _ in range(rows):
-            count, infos, reward, done = self._step(finished)
-            transitions += count
-            if on_step is not None and not on_step(
-                {"rewards": reward, "dones": done, "infos": infos, "num_steps": count}
-            ):
+            step = self._step(finished)
+            transitions += step["num_steps"]
+            if on_step is not None and not on_step(step):
                 return transitions, finished, False
             if enough is not None and enough():
                 break
         return transitions, finished, True
 
-    def _step(self, finished: list[dict[str, float]]) -> tuple[int, Any, np.ndarray, np.ndarray]:
+    def _step(self, finished: list[dict[str, float]]) -> dict[str, Any]:
         buffer, env = self.buffer, self.env
         assert self.obs is not None
         for name, value in self.obs.items():
@@ -157,13 +181,15 @@ class Collector:
             seen = {k: v.to(device) for k, v in seen.items()} if isinstance(seen, Mapping) else seen.to(device)
         fields = dict(self.actor.act(seen, self.episode_start))
         idle = fields.pop("idle", None)
+        for name in self.chosen:
+            self._check_actor(name, fields[name])
         action = self.actor.to_env(fields["action"], seen)
         if idle is not None:
             action = [None if waits else one for waits, one in zip(idle, action, strict=True)]
         obs, reward, terminated, truncated, infos = self._guarded(env.step, action)
         done = terminated | truncated
         named = self._named(obs)
-        if not math.isfinite(np.add.reduce(reward)):
+        if not abs(np.add.reduce(reward)) <= _LARGEST:
             self._check_finite("reward", np.asarray(reward))
         for name, tensor in fields.items():
             if isinstance(tensor, Ragged):
@@ -201,7 +227,8 @@ class Collector:
         buffer.advance()
         self.obs = named
         self.steps += 1
-        return count, infos, reward, done
+        told = {"actions": action, "new_obs": obs, "rewards": reward, "dones": done}
+        return {**told, "infos": infos, "num_steps": count}
 
     def _end_episodes(
         self, done: np.ndarray, named: dict[str, Any], finished: list[dict[str, float]]
@@ -266,20 +293,30 @@ class Collector:
             named[name] = encode_text(named[name])
         for name in self.floats:
             # A sum is finite only where its terms are, and a sum is quicker than a look at each.
-            if not math.isfinite(np.add.reduce(named[name], None)):
+            if not abs(np.add.reduce(named[name], None)) <= _LARGEST:
                 self._check_finite("observation", np.asarray(named[name]))
         return named
 
     def _check_finite(self, what: str, value: np.ndarray) -> None:
-        if np.isfinite(value).all():  # terms so large that their sum is not
+        bad = ~(np.abs(value) <= _LARGEST)
+        if not bad.any():  # terms so large that their sum is not
             return
-        env = int(np.argwhere(~np.isfinite(value))[0][0])
-        bad = np.asarray(value)[env]
-        shown = float(np.asarray(bad)[~np.isfinite(bad)].flat[0])
+        env = int(np.argwhere(bad)[0][0])
+        shown = float(value[env][bad[env]].flat[0])
         raise EnvironmentFailure(
             f"environment {env} returned a {what} of {shown} at step {self.steps} "
             f"(step {int(self.lengths[env])} of its episode)"
         )
+
+    def _check_actor(self, name: str, value: Any) -> None:
+        value = value.values if isinstance(value, Ragged) else value
+        if not math.isfinite(value.sum()):
+            shown = [float(x) for x in torch.as_tensor(value).flatten() if not math.isfinite(x)]
+            if shown:
+                raise Diverged(
+                    f"the agent's {name} is {shown[0]} at step {self.steps}: its networks have diverged. Lower its "
+                    f"learning rates, or normalise observations and rewards"
+                )
 
     def _guarded(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 
 def as_vector_env(env: str | gym.Env | VectorEnv, num_envs: int, kwargs: Mapping[str, Any] | None = None) -> VectorEnv:
@@ -28,15 +28,15 @@ def as_vector_env(env: str | gym.Env | VectorEnv, num_envs: int, kwargs: Mapping
 
 
 def environment_spec(env: VectorEnv) -> dict[str, Any] | None:
-    """What makes this environment again: id, number and options; None where its options are no plain data."""
+    """What makes this environment again: id, number and options; None where that is no plain data, as with wrappers."""
     spec = getattr(env, "spec", None)
-    if spec is None:
+    if spec is None or isinstance(env, VectorWrapper):
         return None
     ours = ("num_envs", "vectorization_mode", "vector_kwargs")  # what make_vec adds by itself
     kwargs = {key: value for key, value in (spec.kwargs or {}).items() if key not in ours}
     registered = gym.registry.get(spec.id)
     if registered is not None and spec.max_episode_steps != registered.max_episode_steps:
-        kwargs["max_episode_steps"] = spec.max_episode_steps
+        kwargs["max_episode_steps"] = -1 if spec.max_episode_steps is None else spec.max_episode_steps
     try:
         return {"id": spec.id, "num_envs": env.num_envs, "kwargs": json.loads(json.dumps(kwargs))}
     except TypeError:

@@ -14,6 +14,10 @@ class EnvironmentFailure(RuntimeError):
     """An environment raised, or handed out numbers that are not finite."""
 
 
+class Diverged(RuntimeError):
+    """The agent's own numbers are no longer finite: its networks, or a gradient."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """' Did you mean a or b?', or '' where nothing is close."""
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)

@@ -5,11 +5,14 @@ On small networks the time goes into the number of operations, not into their si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from agents.core.errors import Diverged
 
 _ALIGN = 16  # floats: every parameter starts on a 64-byte boundary, as matrix products like it
 
@@ -43,10 +46,13 @@ class FlatParameters:
         self.grad.zero_()
 
     def clip_grad(self, max_norm: float) -> Tensor:
-        """Scale the gradient down to `max_norm` where it is longer; its norm before."""
+        """Scale the gradient down to `max_norm` where it is longer; its norm before. Raises Diverged where it is not
+        finite, before an optimiser puts it into the weights."""
         norm = torch.linalg.vector_norm(self.grad)
         length = float(norm)
-        if not length <= max_norm:  # a gradient that is not finite is not hidden
+        if not math.isfinite(length):
+            raise Diverged(f"the gradient's norm is {length}: lower the learning rate, or normalise what comes in")
+        if length > max_norm:
             self.grad.mul_(max_norm / (length + 1e-6))
         return norm
 

@@ -28,10 +28,12 @@ class RunningMoments:
 
     def update(self, x: np.ndarray) -> None:
         """Take in x [batch, *shape]; where several processes learn as one, the rows of all of them."""
-        count, batch_mean = self.count, np.add.reduce(x, 0, dtype=np.float64) / len(x)
+        count, batch_mean = self.count, np.add.reduce(x, 0, dtype=np.float64) / max(len(x), 1)
         n, batch_mean, batch_squares = distributed.merged(
             len(x), batch_mean, np.add.reduce(np.square(x - batch_mean), 0)
         )
+        if not n:
+            return
         total = count + n
         shift = batch_mean - self.mean
         squares = batch_squares + shift * shift * (count * n / total)

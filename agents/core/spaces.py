@@ -110,10 +110,16 @@ def describe(space: spaces.Space) -> dict[str, Any]:
         case spaces.Box():
             return {"type": "Box", "low": space.low, "high": space.high, "dtype": np.dtype(space.dtype).name}
         case spaces.Discrete():
-            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+            return {
+                "type": "Discrete",
+                "n": int(space.n),
+                "start": int(space.start),
+                "dtype": np.dtype(space.dtype).name,
+            }
         case spaces.MultiDiscrete():
             start = np.asarray(space.start, np.int64)
-            return {"type": "MultiDiscrete", "nvec": space.nvec.astype(np.int64), "start": start}
+            nvec = space.nvec.astype(np.int64)
+            return {"type": "MultiDiscrete", "nvec": nvec, "start": start, "dtype": np.dtype(space.dtype).name}
         case spaces.MultiBinary():
             return {"type": "MultiBinary", "shape": list(space.shape)}
         case spaces.Text():
@@ -135,9 +141,9 @@ def rebuild(description: Mapping[str, Any]) -> spaces.Space:
         case "Box":
             return spaces.Box(np.asarray(d["low"]), np.asarray(d["high"]), dtype=np.dtype(d["dtype"]).type)
         case "Discrete":
-            return spaces.Discrete(d["n"], start=d["start"])
+            return spaces.Discrete(d["n"], start=d["start"], **_other_dtype(d))
         case "MultiDiscrete":
-            return spaces.MultiDiscrete(np.asarray(d["nvec"]), start=np.asarray(d["start"]))
+            return spaces.MultiDiscrete(np.asarray(d["nvec"]), start=np.asarray(d["start"]), **_other_dtype(d))
         case "MultiBinary":
             return spaces.MultiBinary(d["shape"] if len(d["shape"]) > 1 else d["shape"][0])
         case "Text":
@@ -152,8 +158,14 @@ def rebuild(description: Mapping[str, Any]) -> spaces.Space:
     raise ValueError(f"unknown space type {d['type']!r}")
 
 
+def _other_dtype(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers' type where it is not the usual one, for which not every version of Gymnasium has an argument."""
+    name = description.get("dtype", "int64")
+    return {} if name == "int64" else {"dtype": np.dtype(name).type}
+
+
 def same(a: spaces.Space, b: spaces.Space) -> bool:
-    """Whether an agent made for one space can act in the other: equal up to the bounds' floating-point type."""
+    """Whether an agent made for one space can act in the other: equal up to the numbers' type."""
     da, db = describe(a), describe(b)
     if da["type"] != db["type"]:
         return False
@@ -167,16 +179,29 @@ def same(a: spaces.Space, b: spaces.Space) -> bool:
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a.spaces, b.spaces, strict=True))
     if da["type"] == "Box":
         return a.shape == b.shape and np.array_equal(da["low"], db["low"]) and np.array_equal(da["high"], db["high"])
-    return all(np.array_equal(da[key], db[key]) for key in da)
+    return all(np.array_equal(da[key], db[key]) for key in da if key != "dtype")
 
 
 def is_single(space: spaces.Space, observation: Any) -> bool:
-    """Whether `observation` is one of the space rather than a batch."""
-    path, leaf = next(iter(leaves(space, "obs").items()))
-    value = flatten(space, observation, "obs")[path]
-    if isinstance(leaf, spaces.Text):
-        return isinstance(value, str)
-    return np.ndim(value) == len(leaf.shape or ())
+    """Whether `observation` is one of the space rather than a batch.
+
+    Raises ValueError where it is neither.
+    """
+    found = set()
+    given = flatten(space, observation, "obs")
+    for path, leaf in leaves(space, "obs").items():
+        if isinstance(leaf, spaces.Text):
+            found.add(isinstance(given[path], str))
+            continue
+        shape, wanted = np.shape(given[path]), tuple(leaf.shape or ())
+        if wanted not in (shape, shape[1:]):
+            what = "the observation" if path == "obs" else f"the observation's {path.removeprefix('obs.')!r}"
+            batch = f"({', '.join(['n', *map(str, wanted)])})"
+            raise ValueError(f"{what} has shape {shape}; this agent sees {wanted}, or a batch of {batch}")
+        found.add(shape == wanted)
+    if len(found) > 1:
+        raise ValueError("some parts of the observation are one environment's, others a batch")
+    return found.pop()
 
 
 def stack_one(space: spaces.Space, observation: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class GuiEnv(gymnasium.Env[Observation, Any]):
         """task, options: see `setup.make_setup`. Raises ValueError for values that do not fit."""
         if render_mode not in (None, "rgb_array", "human"):
             raise ValueError(f'render_mode is {render_mode!r}; it must be "rgb_array", "human" or None.')
+        self._made = {"task": task, "render_mode": render_mode, **options}
         self.setup = make_setup(task, **options)
         self.render_mode = render_mode
         self.observation_space = self.setup.observation_space
@@ -54,10 +56,7 @@ class GuiEnv(gymnasium.Env[Observation, Any]):
         instance = int(self.np_random.integers(*self.setup.seeds)) if seed is None else check_seed(seed)
         asked = (options or {}).get("difficulty")
         bounds = self.setup.bounds if asked is None else check_difficulty(asked)
-        episode = Episode(
-            self.setup.tasks, instance, pick_difficulty(instance, *bounds), self._pixels, self.setup.max_steps
-        )
-        self._episode = episode
+        episode = self._begin(instance, pick_difficulty(instance, *bounds))
         self._show()
         return self._observe(episode), {
             "seed": instance,
@@ -103,6 +102,24 @@ class GuiEnv(gymnasium.Env[Observation, Any]):
         """Closes the window, if there is one."""
         if self._viewer is not None:
             self._viewer.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy (`copy`, `pickle`) is another environment in which the same has been done."""
+        kept = {name: getattr(self, name) for name in ("spec", "action_space", "observation_space", "_np_random")}
+        episode = self._episode
+        begun = None if episode is None else (episode.seed, episode.difficulty, episode.pack())
+        return functools.partial(type(self), **self._made), (), (kept, begun)
+
+    def __setstate__(self, state: tuple[dict[str, Any], tuple[int, int, str] | None]) -> None:
+        kept, begun = state
+        vars(self).update(kept)
+        if begun is not None:
+            seed, difficulty, actions = begun
+            self._begin(seed, difficulty).replay(actions)
+
+    def _begin(self, seed: int, difficulty: int) -> Episode:
+        self._episode = Episode(self.setup.tasks, seed, difficulty, self._pixels, self.setup.max_steps)
+        return self._episode
 
     def _observe(self, episode: Episode) -> Observation:
         return {"screenshot": self._pixels.copy(), "instruction": episode.goal.instruction}

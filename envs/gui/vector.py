@@ -18,12 +18,13 @@ from envs.gui.setup import SEED_LIMIT, check_difficulty, check_seed, make_setup
 from envs.gui.task import LEVELS
 from envs.reasoning.text import pack_strings, unpack_strings
 from envs.rng import SeedStream
+from envs.state import Copyable
 
 Infos = dict[str, Any]
 Observation = dict[str, Any]
 
 
-class GuiVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
+class GuiVectorEnv(Copyable, VectorEnv[Observation, Any, NDArray[Any]]):
     """N times `GuiEnv`, with the same episodes under the same seeds.
 
     Observations are `screenshot`, uint8 [N, H, W, 3], and `instruction`, N strings; both are the caller's to keep. A
@@ -48,6 +49,7 @@ class GuiVectorEnv(VectorEnv[Observation, Any, NDArray[Any]]):
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1.")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f'render_mode is {render_mode!r}; several screens at once have "rgb_array" only.')
+        self.made = {"task": task, "num_envs": num_envs, "render_mode": render_mode, **options}
         self.setup = make_setup(task, **options)
         self.render_mode = render_mode
         self.num_envs = num_envs

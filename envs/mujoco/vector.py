@@ -29,6 +29,7 @@ from envs.mujoco.prototype import make_prototype
 from envs.mujoco.rendering import make_renderers
 from envs.mujoco.task import Infos, Task
 from envs.rng import generator_from_words, generator_words
+from envs.state import Copyable
 
 _TASKS: dict[str, type[Task]] = {
     "ant": Ant,
@@ -60,7 +61,7 @@ ENTRY_POINTS: dict[str, tuple[type[Task], bool]] = {
 }
 
 
-class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]):
+class MujocoVectorEnv(Copyable, VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]):
     """N environments of one of Gymnasium's MuJoCo tasks, autoreset disabled.
 
     Observations float64 [N, n], rewards float64 [N], terminations and truncations bool [N]. All arrays that
@@ -83,6 +84,7 @@ class MujocoVectorEnv(VectorEnv[NDArray[np.float64], NDArray[Any], NDArray[Any]]
             ImportError: Pusher-v4, which Gymnasium supports with mujoco < 3 only.
             TypeError: an option that the task does not have.
         """
+        self.made = {"id": id, "num_envs": num_envs, "num_threads": num_threads, **kwargs}
         env = make_prototype(id, **kwargs)
         self.num_envs = num_envs
         self.spec = env.spec

@@ -7,19 +7,20 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
     CheckpointCallback,
     EvalCallback,
     EveryNTimesteps,
+    LogEveryNTimesteps,
     StopTrainingOnMaxEpisodes,
     StopTrainingOnRewardThreshold,
 )
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.monitor import Monitor
 
 import agents
@@ -197,6 +198,46 @@ def test_lists_functions_and_other_callbacks():
     assert every.callback.n_calls == 3
     agent = cartpole().learn(10_000, callback=StopTrainingOnMaxEpisodes(max_episodes=4))
     assert 4 <= len(agent.ep_info_buffer) <= 6 or agent.num_timesteps < 10_000
+
+
+def test_callbacks_that_log_between_iterations():
+    agent = agents.TRPO("CartPole-v1", n_steps=64, hidden=(8,))
+    output = Recording()
+    agent.set_logger(Logger(folder=None, output_formats=[output]))
+    agent.learn(2048, callback=LogEveryNTimesteps(256), log_interval=1000, tb_log_name="name")
+    assert output.steps[:3] == [256, 512, 768]
+    assert all("time/fps" in row for row in output.rows)
+    assert "rollout/ep_rew_mean" in output.rows[-1]
+
+
+class Recording(KVWriter):
+    def __init__(self):
+        self.steps, self.rows = [], []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.steps.append(step)
+        self.rows.append(set(key_values))
+
+
+def test_a_callback_sees_actions_and_what_they_led_to():
+    seen = []
+
+    def look(local, _):
+        seen.append((local["actions"].copy(), local["new_obs"].copy(), local["dones"].copy()))
+        return True
+
+    agent = agents.DDPG("Pendulum-v1", learning_starts=10, batch_size=8, hidden=(8,)).learn(30, callback=look)
+    assert len(seen) == 30
+    assert all(action.shape == (1, 1) and (abs(action) <= 2).all() for action, _, _ in seen)
+    stored = agent.buffer.data["next_obs"][: len(seen), 0].numpy()
+    assert np.array_equal(np.concatenate([obs for _, obs, _ in seen]), stored)
+
+
+def test_infos_that_a_wrapper_has_made_a_list_of():
+    env = DictInfoToList(RecordEpisodeStatistics(envs.make_vec("CartPole-v1", 2)))
+    seen = []
+    agents.TRPO(env, n_steps=16, hidden=(8,)).learn(64, callback=lambda local, _: seen.append(local["infos"]) or True)
+    assert all(isinstance(infos, list) and len(infos) == 2 for infos in seen)
 
 
 def test_callbacks_change_nothing_about_learning():

@@ -110,3 +110,10 @@ def test_ids_by_pattern():
     assert set(clicks) < set(envs.find_ids("*/*"))
     with pytest.raises(ValueError, match=r"No environment is called 'gui/clik-\*'.*gui/click-"):
         envs.find_ids("gui/clik-*")
+
+
+def test_text_from_other_processes():
+    """Which Gymnasium's shared memory would read but once."""
+    env, other = (envs.make_vec("reasoning/addition-v0", 2, vectorization_mode=mode) for mode in ("sync", "async"))
+    assert other.reset(seed=3)[0] == env.reset(seed=3)[0]
+    other.close()

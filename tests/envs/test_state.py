@@ -1,5 +1,8 @@
 """Saved states of classic control continue bit for bit; what cannot be known is not pretended."""
 
+import copy
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -38,6 +41,59 @@ def test_a_restored_environment_continues_bit_for_bit(id):
         set_state(fresh, state)
         assert rollout(fresh, actions[cut : cut + 40], done)[0] == expected
         assert get_state(fresh).keys() == state.keys()
+
+
+@pytest.mark.parametrize("id", CLASSIC)
+def test_an_environment_that_was_never_reset_goes_on_too(id):
+    env, fresh = (envs.make_vec(id, 2) for _ in range(2))
+    env.reset(seed=3)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(9)]
+    done = rollout(env, actions[:4], np.zeros(2, dtype=bool))[1]
+    set_state(fresh, get_state(env))
+    assert rollout(fresh, actions[4:], done)[0] == rollout(env, actions[4:], done)[0]
+
+
+@pytest.mark.parametrize("id", ["HalfCheetah-v4", "Hopper-v5", "gui/click-button-v0", "gui/enter-text-v0"])
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_of_an_environment_goes_on_alike_and_apart(id, copier):
+    env = envs.make_vec(id, 3)
+    env.action_space.seed(0)
+    env.reset(seed=4)
+    other = copier(env)
+    assert other.spec == env.spec
+    actions = [env.action_space.sample() for _ in range(6)]
+    assert str(other.action_space.sample()) == str(actions[0])
+    expected = step_all(env, actions)
+    assert step_all(other, actions) == expected
+
+
+def step_all(env, actions):
+    seen = []
+    for action in actions:
+        obs, *rest, _ = env.step(action)
+        done = rest[1] | rest[2]
+        if done.any():
+            obs, _ = env.reset(options={"reset_mask": done})
+        parts = obs.values() if isinstance(obs, dict) else [obs]
+        seen += [part.tobytes() if isinstance(part, np.ndarray) else part for part in (*parts, *rest)]
+    return seen
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_of_a_screen_goes_on_alike_and_apart(copier):
+    env = gym.make("gui/check-boxes-v0").unwrapped
+    env.reset(seed=4)
+    env.step(env.demonstrate())
+    other = copier(env)
+    for _ in range(3):
+        action = env.demonstrate()
+        if action is None:
+            break
+        (one, *rest), (two, *others) = env.step(action)[:4], other.step(action)[:4]
+        assert np.array_equal(one["screenshot"], two["screenshot"])
+        assert rest == others
+    assert np.array_equal(env.reset()[0]["screenshot"], other.reset()[0]["screenshot"])
 
 
 @pytest.mark.parametrize("id", CLASSIC)

@@ -1,5 +1,7 @@
 """The surface that every algorithm shares: learn, predict, save, load, resume; and what it refuses."""
 
+import copy
+import pickle
 import random
 from collections import OrderedDict
 
@@ -10,12 +12,12 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
 from stable_baselines3.common.callbacks import BaseCallback
 
 import agents
 import envs
-from agents.core.errors import CheckpointError, EnvironmentFailure
+from agents.core.errors import CheckpointError, Diverged, EnvironmentFailure
 from agents.ddpg import Config as DDPGConfig
 from tests.agents.toys import Counting, Fixed, vector
 
@@ -379,3 +381,185 @@ def test_metrics_are_numbers_with_stable_baselines3s_names(name):
 def test_advantages_of_a_single_step_are_not_normalised_away():
     agent = make("a2c", fixed(num_envs=1), n_steps=1, normalize_advantage=True).learn(10)
     assert all(bool(p.isfinite().all()) for p in agent.policy.parameters())
+
+
+# --- one agent used in more than one way ----------------------------------------------------------------------------
+
+
+class Interrupt(BaseCallback):
+    """Raises KeyboardInterrupt in the middle of a rollout, once."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def _on_step(self):
+        self.calls -= 1
+        if self.calls == 0:
+            raise KeyboardInterrupt
+        return True
+
+
+@each_algorithm
+def test_learning_goes_on_after_an_interruption(name):
+    agent = make(name, vector(lambda: Counting("box"), 2))
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(64, callback=Interrupt(13))
+    agent.learn(64, reset_num_timesteps=False)
+    assert agent.num_timesteps >= 64
+
+
+@each_algorithm
+def test_learning_anew_starts_fresh_episodes(name):
+    """Whatever was done in the environment in between: the first row stored is the first of an episode."""
+    env = vector(lambda: Counting("box"), 2)
+    agent = make(name, env).learn(16)
+    env.reset(seed=5)
+    env.step(np.zeros(2, np.int64))
+    seen = []
+    act = agent.act
+    agent.act = lambda obs, start: (seen.append((obs.clone(), start.copy())), act(obs, start))[1]
+    agent.learn(16)
+    obs, start = seen[0]
+    assert start.all()
+    assert (obs[:, 2] == 0).all()  # the step number
+
+
+def test_learning_anew_does_not_repeat_the_first_episodes():
+    env = vector(lambda: Counting("box"), 2)
+    agent = make("a2c", env).learn(16)
+    first = [one.base for one in env.envs]
+    agent.learn(16)
+    assert [one.base for one in env.envs] == first  # their generators went on: no new seed
+    assert all(one.episode > 0 for one in env.envs)
+
+
+def test_gymnasiums_own_vector_environments_which_take_one_seed():
+    env = gym.make_vec("CartPole-v1", 4)
+    assert not hasattr(env.unwrapped, "envs")  # CartPoleVectorEnv
+    returns = []
+    for _ in range(2):
+        agent = agents.TRPO(gym.make_vec("CartPole-v1", 4), n_steps=64, hidden=(8,)).learn(512)
+        returns.append([episode["r"] for episode in agent.ep_info_buffer])
+    assert returns[0] == returns[1] != []
+
+
+def test_ddpg_goes_on_where_it_was_loaded_without_its_transitions(tmp_path):
+    env = vector(lambda: Fixed(BOX, ACTIONS["box"]), 2)
+    agent = make("ddpg", env).learn(40)
+    loaded = agents.load(agent.save(tmp_path / "agent"))
+    loaded.set_env(env)
+    before = [p.detach().clone() for p in loaded.actor.parameters()]
+    loaded.learn(40, reset_num_timesteps=False)  # more than a batch
+    assert any(not torch.equal(a, b) for a, b in zip(before, loaded.actor.parameters(), strict=True))
+
+
+def test_another_environment_leaves_the_replay_alone():
+    agent = make("ddpg", vector(lambda: Fixed(BOX, ACTIONS["box"]), 2)).learn(40)
+    buffer = agent.buffer
+    agent.set_env(vector(lambda: Fixed(BOX, ACTIONS["box"]), 2))
+    agent.learn(10, reset_num_timesteps=False)
+    assert agent.buffer is buffer
+    assert buffer.rows == 25
+    agent.set_env(vector(lambda: Fixed(BOX, ACTIONS["box"]), 3))  # of another width: its own
+    agent.learn(9, reset_num_timesteps=False)
+    assert agent.buffer.num_envs == 3
+
+
+@each_algorithm
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))])
+def test_a_copy_acts_alike_and_learns_apart(name, copier):
+    agent = make(name, "Pendulum-v1").learn(64)
+    other = copier(agent)
+    obs = np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
+    expected = agent.predict(obs, deterministic=True)[0]
+    assert np.array_equal(other.predict(obs, deterministic=True)[0], expected)
+    other.learn(64, reset_num_timesteps=False)
+    assert not np.array_equal(other.predict(obs, deterministic=True)[0], expected)
+    assert np.array_equal(agent.predict(obs, deterministic=True)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("space", "given", "message"),
+    [
+        (BOX, np.zeros(1), r"the observation has shape \(1,\); this agent sees \(3,\), or a batch of \(n, 3\)"),
+        (BOX, np.zeros((2, 1)), r"has shape \(2, 1\)"),
+        (BOX, np.zeros((1, 2, 3)), r"has shape \(1, 2, 3\)"),
+        (BOX, np.float32(0), r"has shape \(\)"),
+        (OBSERVATIONS["image"], np.zeros((3, 12, 12), np.uint8), r"sees \(12, 12, 3\)"),
+        (
+            spaces.Dict(a=BOX, b=spaces.Discrete(2)),
+            {"a": np.zeros((2, 3)), "b": np.zeros((2, 2), int)},
+            r"the observation's 'b' has shape \(2, 2\)",
+        ),
+        (spaces.Dict(a=BOX, b=spaces.Discrete(2)), {"a": np.zeros((2, 3)), "b": 1}, "others a batch"),
+    ],
+)
+def test_predict_refuses_observations_of_another_shape(space, given, message):
+    agent = make("a2c", fixed(space))
+    with pytest.raises(ValueError, match=message):
+        agent.predict(given)
+
+
+def test_wrapped_and_unlimited_environments_are_not_mistaken_for_plain_ones(tmp_path):
+    wrapped = TransformReward(envs.make_vec("CartPole-v1", 2), lambda reward: -reward)
+    agent = agents.load(make("a2c", wrapped).save(tmp_path / "wrapped"))
+    with pytest.raises(ValueError, match="give one with set_env"):
+        agent.learn(16)
+    unlimited = agents.load(make("a2c", envs.make_vec("Swimmer-v5", 2, max_episode_steps=-1)).save(tmp_path / "long"))
+    unlimited.prepare()
+    assert unlimited.env.spec.max_episode_steps is None
+
+
+def test_settings_are_the_agents_own_and_a_seed_may_be_drawn():
+    first, second = (make("a2c", "CartPole-v1", seed=None, gamma=0.5) for _ in range(2))
+    assert first.gamma == 0.5
+    assert first.n_envs == 16
+    assert first.seed != second.seed
+    with pytest.raises(AttributeError, match="ActorCritic has no attribute 'gama'"):
+        first.gama  # noqa: B018
+
+
+# --- numbers that are not finite ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ddpg", {"normalize_observations": True}),
+        ("a2c", {"n_steps": 1}),
+        ("a2c", {"n_steps": 2, "normalize_advantage": True}),
+        ("qac", {"n_steps": 1}),
+        ("off-policy", {"n_steps": 1}),
+        ("trpo", {"n_steps": 1}),
+    ],
+)
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_rollouts_of_nothing_but_resets_teach_nothing(name, settings, num_envs):
+    """NEXT_STEP environments that end together spend a whole row on their resets."""
+    observation = spaces.Box(-1, 1, (3,))
+    env = vector(lambda: Fixed(observation, ACTIONS["box"], length=1), num_envs, AutoresetMode.NEXT_STEP)
+    agent = make(name, env, **settings).learn(60)
+    weights = [p for part in agent.parts().values() if isinstance(part, torch.nn.Module) for p in part.parameters()]
+    assert all(bool(p.isfinite().all()) for p in weights)
+    assert np.isfinite(agent.predict(np.zeros(3, np.float32))[0]).all()
+
+
+@pytest.mark.parametrize("name", ["a2c", "ddpg", "trpo"])
+def test_an_agent_that_has_diverged_says_so_and_accuses_no_environment(name):
+    agent = make(name, fixed(action=ACTIONS["box"])).learn(40)
+    with torch.no_grad():
+        for p in agent.policy.parameters():
+            p.fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"the agent's action is nan .* its networks have diverged"):
+        agent.learn(16, reset_num_timesteps=False)
+
+
+def test_a_gradient_that_is_not_finite_stays_out_of_the_weights():
+    agent = make("a2c", "CartPole-v1").learn(80)
+    with torch.no_grad():
+        next(agent.critic.parameters()).fill_(float("inf"))
+    weights = [p.clone() for p in agent.policy.parameters()]
+    with pytest.raises(Diverged, match="the gradient's norm is"):
+        agent.learn(80)
+    assert all(torch.equal(a, b) for a, b in zip(weights, agent.policy.parameters(), strict=True))

@@ -170,6 +170,28 @@ def test_a_long_episode_makes_the_ring_grow_and_a_forgotten_one_frees_it():
     assert buffer.capacity == 32
 
 
+def test_a_ring_that_grew_after_it_went_round_holds_no_rows_of_nobody():
+    buffer = Buffer({"episode_id": Field((), torch.int64), "group_id": Field((), torch.int64)}, 4, 1)
+
+    def write(episode, rows):
+        for _ in range(rows):
+            buffer.put("episode_id", [episode])
+            buffer.put("group_id", [0])
+            buffer.advance()
+
+    for episode in range(1, 4):
+        write(episode, 2)
+        buffer.forget(torch.tensor([episode]))
+    write(4, 20)
+    capacity = buffer.capacity
+    assert capacity >= 20
+    buffer.forget(torch.tensor([4]))
+    for episode in range(5, 40):  # short ones again: nothing need grow any more
+        write(episode, 2)
+        buffer.forget(torch.tensor([episode]))
+    assert buffer.capacity == capacity
+
+
 def test_numpy_views_and_whole_rollouts_copy_nothing():
     buffer = Buffer({"x": Field((3,)), "a": Field((), torch.int64)}, 4, 2)
     buffer.put("x", np.ones((2, 3)))

@@ -303,6 +303,33 @@ def test_numbers_that_are_not_finite_name_environment_and_step(mode, last, value
     assert len(collector.buffer) == 1  # the row before is whole
 
 
+@pytest.mark.parametrize("what", ["observation", "reward"])
+def test_numbers_too_large_to_store_are_found(what):
+    class Large(Fixed):
+        def step(self, action):
+            obs, reward, *rest = super().step(action)
+            return (obs + 1e39, reward, *rest) if what == "observation" else (obs, 1e39, *rest)
+
+    env = vector(lambda: Large(spaces.Box(-np.inf, np.inf, (2,), np.float64), spaces.Discrete(3)), 2)
+    with pytest.raises(EnvironmentFailure, match=rf"environment 0 returned a {what} of 1e\+39 at step 0"):
+        collector_of(env).collect(3)
+
+
+def test_environments_whose_class_tells_of_another_autoreset_mode():
+    """As before Gymnasium 1.4, where all of a class share their metadata and the last one made has written them."""
+    env = vector(Counting, 2, AutoresetMode.DISABLED)
+    env.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+    assert autoreset_mode(env) is AutoresetMode.DISABLED
+
+
+def test_fresh_episodes_can_begin_at_any_time():
+    collector = collector_of(vector(Counting, 2))
+    collector.collect(5)
+    collector.reset()
+    assert collector.episode_start.all()
+    collector.collect(5)
+
+
 def test_bad_numbers_inside_a_dict_are_found():
     env = SyncVectorEnv(
         [lambda: Counting("dict"), lambda: Failing("observation", form="dict")], autoreset_mode=AutoresetMode.DISABLED

@@ -55,6 +55,12 @@ def test_a_described_space_is_rebuilt_from_a_file(tmp_path, space):
         assert same(space, other) == (space is other)
 
 
+def test_the_type_of_discrete_actions_is_kept():
+    for space in (spaces.Discrete(3, dtype=np.int32), spaces.MultiDiscrete([2, 3], dtype=np.int32)):
+        assert rebuild(describe(space)).dtype == np.int32
+    assert same(spaces.Discrete(3, dtype=np.int32), spaces.Discrete(3))
+
+
 @pytest.mark.parametrize(
     ("a", "b"),
     [
