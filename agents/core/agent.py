@@ -298,6 +298,8 @@ class Agent:
         return 0 if self.env is None else self.env.num_envs
 
     def get_env(self) -> VectorEnv | None:
+        """Gymnasium's VectorEnv that it learns in. Where Stable-Baselines3 wants a VecEnv, as `evaluate_policy` and
+        `EvalCallback` do, give a single Env: `evaluate_policy(agent, gym.make(id))`."""
         return self.env
 
     def set_env(self, env: str | gym.Env | VectorEnv) -> None:
