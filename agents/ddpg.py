@@ -93,6 +93,8 @@ class Config:
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"ddpg: {name} must be positive; got {getattr(self, name)}")
+        if not self.noise_std >= 0:
+            raise ValueError(f"ddpg: noise_std cannot be negative; got {self.noise_std}")
         for name in ("gamma", "tau", "epsilon"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"ddpg: {name} must lie between 0 and 1; got {getattr(self, name)}")

@@ -76,10 +76,13 @@ class Config(PolicyConfig):
             "line_search_steps",
             "critic_epochs",
             "critic_batch_size",
+            "critic_lr",
         )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"trpo: {name} must be positive; got {getattr(self, name)}")
+        if not self.damping >= 0:
+            raise ValueError(f"trpo: damping cannot be negative; got {self.damping}")
         for name in ("gamma", "lam", "backtrack"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"trpo: {name} must lie between 0 and 1; got {getattr(self, name)}")

@@ -182,9 +182,11 @@ class Checkpoints(Boundary):
         self.save(self.run.checkpoints / "latest", True)
         if distributed.rank():
             return
-        steps = sorted({int(path.stem[5:]) for path in self.run.checkpoints.glob("step-*.*")})
-        for step in steps[: -self.keep_last] if self.keep_last else []:
-            for path in self.run.checkpoints.glob(f"step-{step}.*"):
+        found = self.run.periodic_checkpoints()
+        steps = sorted(set(found.values()))
+        old = set(steps[: -self.keep_last] if self.keep_last else [])
+        for path, step in found.items():
+            if step in old:
                 path.unlink()
 
     def finish(self) -> None:

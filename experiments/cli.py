@@ -40,7 +40,7 @@ def main(command: Callable[[list[str]], int]) -> NoReturn:
 
 def is_user_error(problem: Exception) -> bool:
     """Whether `problem` is something that the user can put right."""
-    if isinstance(problem, ValueError | OSError):
+    if isinstance(problem, ValueError | OSError | MemoryError):
         return True
     if isinstance(problem, ModuleNotFoundError):  # one that an import raised has a name; ours says what to install
         return problem.name is None

@@ -59,6 +59,8 @@ def command(argv: list[str]) -> int:
     runs = {run.path.resolve(): run for path in options.runs for run in find_runs(path)}
     groups = group(list(runs.values()), options.by)
     check_metric(groups, options.metric)
+    for suffix, beginning in ((".csv", csv_line(COLUMNS)), (".md", markdown([]).splitlines()[0])):
+        _refuse_another_file(options.out.with_suffix(suffix), beginning.strip())
     from experiments.plotting import plot_groups
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +74,12 @@ def command(argv: list[str]) -> int:
             print(f"note: {note}")
     print(f"\n{options.out}, with {options.out.with_suffix('.csv').name} and {options.out.with_suffix('.md').name}")
     return 0
+
+
+def _refuse_another_file(path: Path, beginning: str) -> None:
+    """Raise ValueError where `path` holds something else than a table of this program's, which begins so."""
+    if path.exists() and not path.read_text(errors="replace").startswith(beginning):
+        raise ValueError(f"{path} is no table of an earlier comparison and would be overwritten: choose another --out")
 
 
 def group(runs: list[RunDir], by: str = "") -> list[Group]:

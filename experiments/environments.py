@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.signature import options_of
@@ -76,12 +77,24 @@ def make_eval_env(env_id: str, episodes: int, env_kwargs: dict[str, Any]) -> Vec
 
     Where problems are split into some for training and some for evaluation, these have the latter.
     """
-    import envs
 
     if "split" in {field.name for field in dataclasses.fields(env_options(env_id))}:
         env_kwargs = {"split": "eval", **env_kwargs}
     at_once = EVAL_ENVS_OF.get(find_env(env_id).namespace, EVAL_ENVS)
-    return envs.make_vec(env_id, num_envs=min(episodes, at_once), **env_kwargs)
+    return make_envs(env_id, min(episodes, at_once), env_kwargs)
+
+
+def make_envs(env_id: str, num_envs: int, env_kwargs: Mapping[str, Any]) -> VectorEnv:
+    """`envs.make_vec`; whatever stops an environment from being made is an EnvironmentFailure with its name."""
+    import envs
+    from agents.core.errors import EnvironmentFailure
+
+    try:
+        return envs.make_vec(env_id, num_envs=num_envs, **env_kwargs)
+    except (ValueError, OSError, ModuleNotFoundError):  # which say so themselves
+        raise
+    except Exception as error:
+        raise EnvironmentFailure(f"{env_id} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def make_single(env_id: str, **kwargs: Any) -> gymnasium.Env:

@@ -9,10 +9,9 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 import agents
-import envs
 from agents.core.evaluation import EpisodeStats, evaluate
-from experiments.environments import make_eval_env, sees_screens
-from experiments.settings import RunOptions
+from experiments.environments import make_envs, make_eval_env, sees_screens
+from experiments.settings import RunOptions, plain
 from experiments.training import Learner
 from experiments.warmup import WarmUp
 
@@ -21,7 +20,7 @@ SUFFIX = ".safetensors"
 
 def new_learner(options: RunOptions) -> Learner:
     """An untrained agent; raises ValueError for settings or spaces that it refuses."""
-    env = envs.make_vec(options.env_id, num_envs=options.num_envs, **options.env_kwargs)
+    env = make_envs(options.env_id, options.num_envs, options.env_kwargs)
     agent = agents.make(options.algo, env, seed=options.seed, device=options.device, config=options.agent)
     learner = _learner(options, agent, env)
     if options.init is not None:
@@ -33,8 +32,18 @@ def new_learner(options: RunOptions) -> Learner:
 
 def load_learner(options: RunOptions, path: Path) -> Learner:
     """The agent of a checkpoint, its environments in the state they had where they can give it."""
-    env = envs.make_vec(options.env_id, num_envs=options.num_envs, **options.env_kwargs)
-    return _learner(options, agents.load(path, env, device=options.device), env)
+    env = make_envs(options.env_id, options.num_envs, options.env_kwargs)
+    agent = agents.load(path, env, device=options.device)
+    found = {"algo": agent.name, "seed": agent.seed, **plain(agent.config)}
+    wanted = {"algo": options.algo, "seed": options.seed, **plain(options.agent)}
+    found |= {name: wanted[name] for name in ("encoder",) if name in wanted}  # a checkpoint tells what it is made of
+    for name in wanted:
+        if found.get(name) != wanted[name]:
+            raise ValueError(
+                f"{path} was written with {name} {found.get(name)}, but config.yaml says {wanted[name]}: a resumed run "
+                "keeps its settings"
+            )
+    return _learner(options, agent, env)
 
 
 def load_agent(path: Path, device: str = "auto") -> agents.Agent:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import cli
-from experiments.rundir import check_out, claimed, create_run, open_run
+from experiments.rundir import RunDir, check_out, claimed, create_run, open_run
 from experiments.settings import RunOptions, parse_run, prepare_torch, save_config
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def _resume(options: RunOptions, path: Path) -> int:
         for half in run.checkpoints.glob(".*.tmp") if first else ():  # written while the process was killed
             half.unlink()
         latest = run.checkpoints / f"latest{ours.SUFFIX}"
+        if not latest.exists():
+            _refuse_to_start_over(run, options.checkpoint_freq)
         learner = ours.load_learner(options, latest) if latest.exists() else ours.new_learner(options)
         step = learner.model.num_timesteps if latest.exists() else -1  # where nothing is saved, nothing is kept
         if step >= options.total_timesteps:
@@ -95,6 +97,20 @@ def _resume(options: RunOptions, path: Path) -> int:
             run.cut_after(step)
             run.write_config({**run.read_config(), "total_timesteps": options.total_timesteps})
         return train(options, learner, run, resumed_at=step)
+
+
+def _refuse_to_start_over(run: RunDir, checkpoint_freq: int) -> None:
+    """Raise ValueError where a run without its latest checkpoint has come too far for there never to have been one."""
+    kept = sorted(run.periodic_checkpoints().items(), key=lambda item: item[1])
+    rows = run.read_progress()
+    steps = max((int(row["time/total_timesteps"]) for row in rows if row.get("time/total_timesteps")), default=0)
+    if not kept and not (checkpoint_freq and steps > 2 * checkpoint_freq):
+        return
+    remedy = f"copy {kept[-1][0].name} to that name to go on from there" if kept else "put it back"
+    raise ValueError(
+        f"{run.checkpoints / 'latest.safetensors'} is missing, and to resume without it would begin anew and overwrite "
+        f"{steps:,} steps: {remedy}, or start a new run with --out"
+    )
 
 
 if __name__ == "__main__":

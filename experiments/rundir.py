@@ -43,6 +43,7 @@ EVALUATION_COLUMNS = (
     "mean_ep_length",
     "episodes",
 )
+_PERIODIC = re.compile(r"step-(\d+)\.(?:safetensors|zip|npz)")
 SUCCESS_COLUMNS = ("timesteps", "task", "episodes", "success")
 
 
@@ -131,6 +132,11 @@ class RunDir:
     def read_progress(self) -> list[dict[str, str]]:
         """The rows of progress.csv, in order; a half-written last row is left out."""
         return list(read_rows(self.progress))
+
+    def periodic_checkpoints(self) -> dict[Path, int]:
+        """The files of `step-<N>` and their N; what else a user keeps beside them is no concern of ours."""
+        matches = {path: _PERIODIC.fullmatch(path.name) for path in self.checkpoints.glob("step-*")}
+        return {path: int(match[1]) for path, match in matches.items() if match}
 
     def cut_after(self, timesteps: int) -> None:
         """Drop the rows of the CSV files, and the completions, that were written after `timesteps`."""

@@ -142,5 +142,6 @@ def _fits(predictor: Any, env: VectorEnv) -> bool:
     from agents.core.spaces import same
 
     spaces = (("observation_space", env.single_observation_space), ("action_space", env.single_action_space))
-    agent = getattr(predictor, "model", predictor)  # Stable-Baselines3's, beside its normalisation
+    # Stable-Baselines3's agent stands beside its normalisation.
+    agent = predictor if hasattr(predictor, "observation_space") else predictor.model
     return all(same(getattr(agent, name), space) for name, space in spaces)

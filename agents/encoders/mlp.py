@@ -49,6 +49,8 @@ class MLP(nn.Module):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+        if any(width < 1 for width in hidden):
+            raise ValueError(f"every hidden layer needs a width of at least 1; got {tuple(hidden)}")
         self.activation = activation
         widths = [in_dim, *hidden, out_dim]
         self.size = sum(i * o for i, o in itertools.pairwise(widths))  # multiplications a row

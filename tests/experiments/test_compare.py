@@ -110,6 +110,20 @@ def test_our_runs_and_stable_baselines3s_lie_beside_each_other(
     assert "trpo " in printed
 
 
+def test_nothing_but_an_earlier_table_is_overwritten(refused: Refused, trpo_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trpo_run, run)
+    before = (run / "progress.csv").read_bytes()
+    message = refused(compare.command, [str(run), "--out", str(run / "progress.png")])
+    assert "progress.csv is no table of an earlier comparison" in message
+    notes = tmp_path / "notes.md"
+    notes.write_text("mine")
+    assert "notes.md is no table" in refused(compare.command, [str(run), "--out", str(tmp_path / "notes.png")])
+    assert ((run / "progress.csv").read_bytes(), notes.read_text()) == (before, "mine")
+    for _ in range(2):  # one's own table is replaced
+        assert compare.command([str(run), "--out", str(tmp_path / "table.png")]) == 0
+
+
 def test_mistakes(refused: Refused, trpo_run: Path, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "c.png")]
     assert "name at least one run" in refused(compare.command, out)

@@ -7,11 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from experiments import run
+
+Refused = Callable[[Callable[[list[str]], int], list[str]], str]
 
 RUNS = {
     "trpo": [
@@ -151,3 +154,43 @@ def test_errors_leave_the_command_line_with_a_sentence_and_code_2(trpo_argv: lis
     assert done.returncode == 2
     assert done.stderr == f"error: {out} is not empty; choose another --out\n"
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+def test_without_its_latest_checkpoint_nothing_is_begun_anew(refused: Refused, trpo_run: Path, tmp_path: Path) -> None:
+    one = tmp_path / "run"
+    shutil.copytree(trpo_run, one)
+    (one / "checkpoints" / "latest.safetensors").unlink()
+    kept = {path: path.read_bytes() for path in one.rglob("*") if path.is_file()}
+    message = refused(run.command, ["--resume", str(one)])
+    assert "latest.safetensors is missing" in message
+    assert "copy step-2048.safetensors to that name" in message
+    shutil.rmtree(one / "checkpoints")
+    assert "put it back" in refused(run.command, ["--resume", str(one)])
+    assert all(path.read_bytes() == kept[path] for path in kept if path.exists())
+    assert (one / "evaluations.csv").exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused(refused: Refused, trpo_run: Path, tmp_path: Path) -> None:
+    one = tmp_path / "run"
+    shutil.copytree(trpo_run, one)
+    config = one / "config.yaml"
+    said = config.read_text()
+    for old, new, told in (
+        ("delta: 0.24", "delta: 0.5", "delta 0.24, but config.yaml says 0.5"),
+        ("seed: 0", "seed: 7", "seed 0, but config.yaml says 7"),
+    ):
+        assert old in said
+        config.write_text(said.replace(old, new))
+        assert told in refused(run.command, ["--resume", str(one), "--total-timesteps", "4096"])
+
+
+def test_what_else_lies_among_the_checkpoints_is_left_alone(trpo_run: Path, tmp_path: Path) -> None:
+    one = tmp_path / "run"
+    shutil.copytree(trpo_run, one)
+    checkpoints = one / "checkpoints"
+    mine = [checkpoints / name for name in ("step-1024-good.safetensors", "step-512.safetensors.bak")]
+    for path in mine:
+        shutil.copy(checkpoints / "step-2048.safetensors", path)
+    assert run.command(["--resume", str(one), "--total-timesteps", "4096"]) == 0
+    assert all(path.exists() for path in mine)
+    assert len(list(checkpoints.glob("step-*.safetensors"))) == 3 + 1  # --keep-last and the first of these

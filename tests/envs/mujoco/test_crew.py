@@ -54,10 +54,11 @@ def test_a_round_alone_wakes_nobody():
     def work(jobs):
         workers.update(threading.get_ident() for _ in jobs)
 
+    before = set(crew_threads())
     crew = Crew(work, 4)
     crew.run([None] * 100, alone=True)
     assert workers == {caller}
-    assert crew_threads() == []
+    assert set(crew_threads()) <= before
     crew.close()
 
 
