@@ -77,7 +77,6 @@ def make_eval_env(env_id: str, episodes: int, env_kwargs: dict[str, Any]) -> Vec
 
     Where problems are split into some for training and some for evaluation, these have the latter.
     """
-
     if "split" in {field.name for field in dataclasses.fields(env_options(env_id))}:
         env_kwargs = {"split": "eval", **env_kwargs}
     at_once = EVAL_ENVS_OF.get(find_env(env_id).namespace, EVAL_ENVS)

@@ -36,9 +36,8 @@ def load_learner(options: RunOptions, path: Path) -> Learner:
     agent = agents.load(path, env, device=options.device)
     found = {"algo": agent.name, "seed": agent.seed, **plain(agent.config)}
     wanted = {"algo": options.algo, "seed": options.seed, **plain(options.agent)}
-    found |= {name: wanted[name] for name in ("encoder",) if name in wanted}  # a checkpoint tells what it is made of
     for name in wanted:
-        if found.get(name) != wanted[name]:
+        if name != "encoder" and found.get(name) != wanted[name]:  # which a checkpoint tells by what it is made of
             raise ValueError(
                 f"{path} was written with {name} {found.get(name)}, but config.yaml says {wanted[name]}: a resumed run "
                 "keeps its settings"

@@ -104,7 +104,8 @@ def _refuse_to_start_over(run: RunDir, checkpoint_freq: int) -> None:
     kept = sorted(run.periodic_checkpoints().items(), key=lambda item: item[1])
     rows = run.read_progress()
     steps = max((int(row["time/total_timesteps"]) for row in rows if row.get("time/total_timesteps")), default=0)
-    if not kept and not (checkpoint_freq and steps > 2 * checkpoint_freq):
+    # One step-<N> alone may have been written just before the process was killed, and the latest not yet.
+    if len(kept) < 2 and not (checkpoint_freq and steps > 2 * checkpoint_freq):
         return
     remedy = f"copy {kept[-1][0].name} to that name to go on from there" if kept else "put it back"
     raise ValueError(

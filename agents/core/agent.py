@@ -209,10 +209,11 @@ class Agent:
                 hook.on_rollout_end()
             self.log_due = (self.iterations + 1) % every == 0
             # Environments that reset themselves in a step of their own may do nothing else all rollout long.
-            nothing = self.num_timesteps == self.steps_at_boundary and "valid" in self.buffer.schema
-            metrics = {} if nothing else self.update()
-            if nothing:
+            metrics: Mapping[str, float | Tensor] = {}
+            if self.num_timesteps == self.steps_at_boundary and "valid" in self.buffer.schema:
                 self.buffer.clear()
+            else:
+                metrics = self.update()
             self.iterations += 1
             if self.log_due:
                 self._record(metrics)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from agents.core import distributed
 from agents.core.buffer import Buffer, Field, Ragged
-from agents.core.errors import Diverged, EnvironmentFailure
+from agents.core.errors import Diverged, EnvironmentFailure, guarded
 from agents.core.spaces import encode_text, field_of, fields_of, flatten, leaves
 from agents.core.tasks import EVALUATION_SEEDS, TaskSampler
 
@@ -125,13 +125,13 @@ class Collector:
             # Several processes' environments are seeded as if they stood side by side in one.
             mine = slice(n * distributed.rank(), n * (distributed.rank() + 1))
             seeds = np.random.SeedSequence(self.seed).generate_state(n * distributed.world())[mine] % EVALUATION_SEEDS
-            obs, _ = self._guarded(self._reset_all, None if self.steps else [int(s) for s in seeds])
+            obs, _ = guarded(f"at step {self.steps}", self._reset_all, None if self.steps else [int(s) for s in seeds])
         else:
             self.tasks.restart()
             if self.buffer.tracks_episodes:
                 self.buffer.forget(self.buffer.data["episode_id"].flatten())
             task_seeds, options = self._draw_tasks(everything)
-            obs, _ = self._guarded(self.env.reset, seed=task_seeds, options=options)
+            obs, _ = guarded(f"at step {self.steps}", self.env.reset, seed=task_seeds, options=options)
         self.obs = self._named(obs)
         self.episode_start = everything
         self.resetting[:] = False
@@ -186,7 +186,7 @@ class Collector:
         action = self.actor.to_env(fields["action"], seen)
         if idle is not None:
             action = [None if waits else one for waits, one in zip(idle, action, strict=True)]
-        obs, reward, terminated, truncated, infos = self._guarded(env.step, action)
+        obs, reward, terminated, truncated, infos = guarded(f"at step {self.steps}", env.step, action)
         done = terminated | truncated
         named = self._named(obs)
         if not abs(np.add.reduce(reward)) <= _LARGEST:
@@ -253,7 +253,7 @@ class Collector:
                 self.tasks.finish(group)
             seeds, difficulty = self._draw_tasks(done)
             options |= difficulty or {}
-        obs, _ = self._guarded(self.env.reset, seed=seeds, options=options)
+        obs, _ = guarded(f"at step {self.steps}", self.env.reset, seed=seeds, options=options)
         return self._named(obs)
 
     def _store_final_obs(self, done: np.ndarray, named: dict[str, Any], infos: Mapping[str, Any]) -> None:
@@ -317,14 +317,6 @@ class Collector:
                     f"the agent's {name} is {shown[0]} at step {self.steps}: its networks have diverged. Lower its "
                     f"learning rates, or normalise observations and rewards"
                 )
-
-    def _guarded(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        try:
-            return call(*args, **kwargs)
-        except Exception as error:
-            raise EnvironmentFailure(
-                f"an environment crashed at step {self.steps}: {type(error).__name__}: {error}"
-            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on besides the environments' own state."""

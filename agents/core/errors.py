@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class CheckpointError(ValueError):
@@ -16,6 +17,14 @@ class EnvironmentFailure(RuntimeError):
 
 class Diverged(RuntimeError):
     """The agent's own numbers are no longer finite: its networks, or a gradient."""
+
+
+def guarded(when: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What an environment's method returns; whatever it raises is an EnvironmentFailure that tells when."""
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        raise EnvironmentFailure(f"an environment crashed {when}: {type(error).__name__}: {error}") from error
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

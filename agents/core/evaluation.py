@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from agents.core.collector import autoreset_mode
-from agents.core.errors import EnvironmentFailure
+from agents.core.errors import guarded
 from agents.core.tasks import EVALUATION_SEEDS
 
 
@@ -70,20 +70,11 @@ def evaluate(
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     running = np.arange(n)  # the episode that each environment runs; >= episodes: idle
     following = n
-
-    def guarded(call: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return call(*args, **kwargs)
-        except Exception as error:
-            raise EnvironmentFailure(
-                f"an environment crashed in evaluation: {type(error).__name__}: {error}"
-            ) from error
-
-    obs, _ = guarded(env.reset, seed=[seed + int(i) // samples for i in running])
+    obs, _ = guarded("in evaluation", env.reset, seed=[seed + int(i) // samples for i in running])
     while (active := running < episodes).any():
         actions, _ = agent.predict(obs, deterministic=deterministic)
         seen = obs
-        obs, rewards, terminated, truncated, infos = guarded(env.step, actions)
+        obs, rewards, terminated, truncated, infos = guarded("in evaluation", env.step, actions)
         np.add.at(returns, running[active], rewards[active])
         np.add.at(lengths, running[active], 1)
         done = terminated | truncated
@@ -94,5 +85,5 @@ def evaluate(
             for i in np.flatnonzero(done):
                 running[i], following = following, following + 1
                 seeds[i] = seed + int(running[i]) // samples
-            obs, _ = guarded(env.reset, seed=seeds, options={"reset_mask": done.copy()})
+            obs, _ = guarded("in evaluation", env.reset, seed=seeds, options={"reset_mask": done.copy()})
     return EpisodeStats(returns, lengths)

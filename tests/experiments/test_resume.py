@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments import run
+from experiments.rundir import RunDir
 
 Refused = Callable[[Callable[[list[str]], int], list[str]], str]
 
@@ -194,3 +195,15 @@ def test_what_else_lies_among_the_checkpoints_is_left_alone(trpo_run: Path, tmp_
     assert run.command(["--resume", str(one), "--total-timesteps", "4096"]) == 0
     assert all(path.exists() for path in mine)
     assert len(list(checkpoints.glob("step-*.safetensors"))) == 3 + 1  # --keep-last and the first of these
+
+
+def test_killed_between_the_first_checkpoints_two_files(trpo_run: Path, tmp_path: Path) -> None:
+    """`step-<N>` was written, `latest` not yet: the run begins anew and ends as one that was never killed."""
+    one = tmp_path / "run"
+    shutil.copytree(trpo_run, one)
+    for path in (one / "checkpoints").iterdir():
+        path.unlink()
+    (one / "checkpoints" / "step-512.safetensors").write_bytes(b"whole or not")
+    RunDir(one).cut_after(512)
+    assert run.command(["--resume", str(one)]) == 0
+    assert_same(one, trpo_run)
