@@ -81,40 +81,40 @@ def ask(env, i, expression):
     return value
 
 
-def descendants(pid):
-    """Processes below `pid` that are alive."""
+def processes():
+    """What is alive: each process, and its parent."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
+            state, parent = stat.read_text().rsplit(")", 1)[1].split()[:2]
         except OSError:  # gone meanwhile
             continue
-        if fields[0] != "Z":
-            parents[int(stat.parent.name)] = int(fields[1])
-    found, level = set(), {pid}
+        if state != "Z":
+            parents[int(stat.parent.name)] = int(parent)
+    return parents
+
+
+def descendants(*pids):
+    """Processes below these that are alive."""
+    parents = processes()
+    found, level = set(), set(pids)
     while level:
         level = {child for child, parent in parents.items() if parent in level}
         found |= level
     return found
 
 
-def alive(pids):
-    return {
-        pid for pid in pids if Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    }
+def children():
+    """Our own: one Playwright driver for each browser that runs."""
+    return {child for child, parent in processes().items() if parent == os.getpid()}
 
 
-def gone(pids, seconds=15.0):
-    """Whether all of these processes end within some seconds."""
+def survivors(pids, seconds=15.0):
+    """Those of the processes that have not ended within some seconds."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if not alive(pids):
-                return True
-        except OSError:  # ended between two looks
-            continue
+    while (left := pids & processes().keys()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return False
+    return left
 
 
 def test_success_is_the_expressions_and_ends_the_episode(page):
@@ -286,11 +286,12 @@ def test_functions_in_python_judge_too(folder):
         done=lambda evaluate: evaluate("document.activeElement.id") == "second",
         size=SIZE,
     )
-    before = descendants(os.getpid())
+    before = children()  # another browser may run, and start processes meanwhile
     try:
         env.reset(seed=0)
-        started = descendants(os.getpid()) - before
-        assert started
+        [driver] = children() - before
+        started = {driver} | descendants(driver)
+        assert len(started) >= 3
         do(env, Action("click", point=at(80, 10)))
         _, reward, terminated, *_ = do(env, Action("type", text="x"))
         assert (reward[0], terminated[0]) == (0.0, False)
@@ -298,7 +299,7 @@ def test_functions_in_python_judge_too(folder):
         assert (reward[0], terminated[0]) == (1.0, True)
     finally:
         env.close()
-    assert gone(started)
+    assert not survivors(started)
 
 
 def test_a_predicate_that_does_not_parse_is_the_callers_to_know(folder):
@@ -322,4 +323,4 @@ def test_the_browser_dies_with_its_parent(folder):
     assert len(started) >= 2
     parent.kill()
     parent.wait()
-    assert gone(started)
+    assert not survivors(started)
