@@ -23,6 +23,7 @@ from agents.core import distributed
 from agents.core.agent import Agent
 from agents.core.arrays import Array
 from agents.core.buffer import Batch, Field
+from agents.core.errors import check_settings
 from agents.core.flat import FlatAdam, FlatParameters, FlatRMSprop
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.core.returns import gae, n_step
@@ -77,30 +78,30 @@ class Config(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in (
-            "n_steps",
-            "lookahead",
-            "learning_rate",
-            "batch_size",
-            "gradient_steps",
-            "max_importance",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"actor-critic: {name} must be positive; got {getattr(self, name)}")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"actor-critic: {name} must lie between 0 and 1; got {getattr(self, name)}")
+        check_settings(
+            self,
+            "actor-critic",
+            positive=(
+                "n_steps",
+                "lookahead",
+                "learning_rate",
+                "max_grad_norm",
+                "batch_size",
+                "gradient_steps",
+                "max_importance",
+            ),
+            from_zero=("value_coef", "entropy_coef"),
+            share=("gamma", "lam"),
+            one_of={
+                "variant": ("a2c", "qac", "off-policy"),
+                "advantage": ("gae", "n-step", "td"),
+                "optimizer": ("rmsprop", "adam"),
+            },
+        )
         if self.variant == "off-policy" and self.batch_size > self.buffer_size:
             raise ValueError(
                 f"actor-critic: batch_size {self.batch_size} is larger than buffer_size {self.buffer_size}"
             )
-        for name, accepted in (
-            ("variant", ("a2c", "qac", "off-policy")),
-            ("advantage", ("gae", "n-step", "td")),
-            ("optimizer", ("rmsprop", "adam")),
-        ):
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"actor-critic: {name} is one of {accepted}; got {getattr(self, name)!r}")
 
 
 def policy_loss(log_prob: Tensor, adv: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from agents.core.agent import Agent
 from agents.core.buffer import Batch, Field, Ragged, tree
 from agents.core.collector import autoreset_mode
+from agents.core.errors import check_settings
 from agents.core.spaces import encode_text, field_of, flatten, leaves
 from agents.core.tasks import EVALUATION_SEEDS
 from agents.policies.deterministic import DeterministicPolicy
@@ -59,12 +60,12 @@ class Config:
     """Longest gradient; longer ones are scaled down."""
 
     def __post_init__(self) -> None:
-        for name in ("round_episodes", "epochs", "batch_size", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"warmup: {name} must be positive; got {getattr(self, name)}")
-        for name in ("episodes", "target_loss"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"warmup: {name} cannot be negative; got {getattr(self, name)}")
+        check_settings(
+            self,
+            "warmup",
+            positive=("round_episodes", "epochs", "batch_size", "learning_rate", "max_grad_norm"),
+            from_zero=("episodes", "target_loss"),
+        )
 
 
 def clone(agent: Agent, env: VectorEnv | None = None, *, expert: Any = None, **fields: Any) -> dict[str, float]:

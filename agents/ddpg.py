@@ -26,6 +26,7 @@ from torch import Tensor
 from agents.core import distributed
 from agents.core.agent import Agent
 from agents.core.buffer import Field
+from agents.core.errors import check_settings
 from agents.core.flat import FlatAdam, FlatParameters
 from agents.core.normalizer import ObservationNormalizer
 from agents.encoders import EncoderConfig
@@ -82,26 +83,16 @@ class Config:
     """Leave the encoder of images and text as it is."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "buffer_size",
-            "batch_size",
-            "train_freq",
-            "tau",
-            "actor_lr",
-            "critic_lr",
-            "temperature",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"ddpg: {name} must be positive; got {getattr(self, name)}")
-        if not self.noise_std >= 0:
-            raise ValueError(f"ddpg: noise_std cannot be negative; got {self.noise_std}")
-        for name in ("gamma", "tau", "epsilon"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"ddpg: {name} must lie between 0 and 1; got {getattr(self, name)}")
+        check_settings(
+            self,
+            "ddpg",
+            positive=("buffer_size", "batch_size", "train_freq", "tau", "actor_lr", "critic_lr", "temperature"),
+            from_zero=("noise_std", "learning_starts", "actor_starts"),
+            share=("gamma", "tau", "epsilon"),
+            one_of={"noise": ("gaussian", "ou")},
+        )
         if self.batch_size > self.buffer_size:
             raise ValueError(f"ddpg: batch_size {self.batch_size} is larger than buffer_size {self.buffer_size}")
-        if self.noise not in ("gaussian", "ou"):
-            raise ValueError(f"ddpg: noise is 'gaussian' or 'ou'; got {self.noise!r}")
 
 
 def critic_target(reward: Tensor, next_q: Tensor, terminated: Tensor, gamma: float) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 from agents.core import distributed
 from agents.core.agent import Agent
 from agents.core.buffer import Episodes, Field
+from agents.core.errors import check_settings
 from agents.core.flat import FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RunningMoments
 from agents.core.returns import group_advantage, length_reward
@@ -88,18 +89,15 @@ class Config(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("groups_per_iteration", "tau", "learning_rate", "epochs", "minibatch_size", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"kimi: {name} must be positive; got {value}")
-        for name in ("task_pool", "step_budget", "token_budget", "length_reward_warmup"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"kimi: {name} cannot be negative; got {getattr(self, name)}")
+        check_settings(
+            self,
+            "kimi",
+            positive=("groups_per_iteration", "tau", "learning_rate", "epochs", "minibatch_size", "max_grad_norm"),
+            from_zero=("task_pool", "step_budget", "token_budget", "length_reward_warmup"),
+            one_of={"baseline": ("mean", "log-z"), "sampling": SAMPLING},
+        )
         if self.group_size < 2:
             raise ValueError(f"kimi: group_size must be at least 2, or nothing can be compared; got {self.group_size}")
-        for name, accepted in (("baseline", ("mean", "log-z")), ("sampling", SAMPLING)):
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"kimi: {name} is one of {', '.join(accepted)}; got {getattr(self, name)!r}")
         if (self.step_budget or self.token_budget) and not self.partial_rollouts:
             raise ValueError("kimi: step_budget and token_budget leave episodes unfinished, set partial_rollouts")
 

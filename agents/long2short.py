@@ -28,6 +28,7 @@ from agents.cloning import Imitator
 from agents.core.agent import Agent
 from agents.core.buffer import Buffer, Episodes
 from agents.core.collector import Collector, transition_schema
+from agents.core.errors import check_settings
 from agents.core.tasks import TaskSampler
 from agents.policies.policy import episode_decisions, per_decision
 
@@ -53,11 +54,8 @@ class Config:
     """DPO: weight of the preferred response's negative log-likelihood per token; 0: none."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value <= 0 and name != "nll_weight":
-                raise ValueError(f"long2short: {name} must be positive; got {value}")
-        if self.nll_weight < 0:
-            raise ValueError(f"long2short: nll_weight cannot be negative; got {self.nll_weight}")
+        positive = [name for name in vars(self) if name != "nll_weight"]
+        check_settings(self, "long2short", positive=positive, from_zero=("nll_weight",))
 
 
 def average(agent: Agent, other: Agent, weight: float = 0.5) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from agents.core import distributed
 from agents.core.agent import Agent
 from agents.core.buffer import Batch, Field
-from agents.core.errors import Diverged
+from agents.core.errors import Diverged, check_settings
 from agents.core.flat import FlatAdam, FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
 from agents.policies import PolicyConfig, make_policy
@@ -69,25 +69,22 @@ class Config(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = (
-            "n_steps",
-            "delta",
-            "cg_iterations",
-            "line_search_steps",
-            "critic_epochs",
-            "critic_batch_size",
-            "critic_lr",
+        check_settings(
+            self,
+            "trpo",
+            positive=(
+                "n_steps",
+                "delta",
+                "cg_iterations",
+                "line_search_steps",
+                "critic_epochs",
+                "critic_batch_size",
+                "critic_lr",
+                "fisher_share",
+            ),
+            from_zero=("damping",),
+            share=("gamma", "lam", "backtrack", "fisher_share"),
         )
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"trpo: {name} must be positive; got {getattr(self, name)}")
-        if not self.damping >= 0:
-            raise ValueError(f"trpo: damping cannot be negative; got {self.damping}")
-        for name in ("gamma", "lam", "backtrack"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"trpo: {name} must lie between 0 and 1; got {getattr(self, name)}")
-        if not 0 < self.fisher_share <= 1:
-            raise ValueError(f"trpo: fisher_share must be above 0 and at most 1; got {self.fisher_share}")
         if self.top_p < 1:
             raise ValueError("trpo: top_p must be 1: the KL to a policy that cuts out other tokens is infinite")
 

@@ -93,7 +93,7 @@ def find_spec(id: str) -> gym.envs.registration.EnvSpec:
         for namespace in _NAMESPACES:
             with suppress(ImportError):  # only for the sake of their names
                 _register(namespace)
-        likely = nearest(id, gym.registry)
+        likely = nearest(id, _working())
         hint = f" Did you mean {' or '.join(likely)}?" if likely else ""
         raise ValueError(f"There is no environment {id!r}.{hint}")
     return gym.registry[id]
@@ -112,10 +112,16 @@ def find_ids(pattern: str) -> list[str]:
         id for id in gym.registry if fnmatch.fnmatchcase(id, pattern) or fnmatch.fnmatchcase(_unversioned(id), pattern)
     ]
     if not found:
-        likely = nearest(pattern, gym.registry)
+        likely = nearest(pattern, _working())
         hint = f" Did you mean {' or '.join(likely)}?" if likely else ""
         raise ValueError(f"No environment is called {pattern!r}.{hint}")
     return found
+
+
+def _working() -> list[str]:
+    """The registered ids but for those which Gymnasium keeps only to say that they are gone."""
+    gone = "_raise_mujoco_py_error"
+    return [id for id, spec in gym.registry.items() if getattr(spec.entry_point, "__name__", "") != gone]
 
 
 def _unversioned(id: str) -> str:

@@ -70,7 +70,7 @@ def command(argv: list[str]) -> int:
     write_aside(options.out.with_suffix(".md"), markdown(rows, options.metric))
     print(as_text(rows))
     for one in groups:
-        for note in notes(one):
+        for note in notes(one, options.metric):
             print(f"note: {note}")
     print(f"\n{options.out}, with {options.out.with_suffix('.csv').name} and {options.out.with_suffix('.md').name}")
     return 0
@@ -90,8 +90,6 @@ def group(runs: list[RunDir], by: str = "") -> list[Group]:
     found: dict[tuple[str, str], list[tuple[RunDir, dict[str, Any]]]] = {}
     for run in runs:
         config = run.read_config()
-        if not {"algo", "env", "seed"} <= config.keys():
-            raise ValueError(f"{run.config} is not the configuration of a run: it names no algo, env and seed")
         name = str(config["algo"])
         if by:
             settings = _settings(config)
@@ -110,12 +108,17 @@ def check_metric(groups: list[Group], metric: str) -> None:
     """Raise ValueError, naming the nearest, where no run has logged `metric`."""
     known = sorted({name for one in groups for run in one.runs for name in metrics(run)})
     if metric not in known:
-        raise ValueError(f"no run has logged {metric!r}.{hint(metric, known) or ' There are ' + ', '.join(known)}")
+        others = hint(metric, known) or (f" There are {', '.join(known)}" if known else " Nothing has been logged yet")
+        raise ValueError(f"no run has logged {metric!r}.{others}")
 
 
 def row(one: Group, metric: str = RETURN) -> list[Any]:
-    """The entries of `COLUMNS` for one group: means of `metric` over its seeds, with standard deviations."""
-    results = [summarise(run, metric) for run in one.runs]
+    """The entries of `COLUMNS` for one group: means of `metric` over its seeds, with standard deviations.
+
+    A run that has not logged `metric` is left out, unless none has.
+    """
+    everything = [summarise(run, metric) for run in one.runs]
+    results = [result for result in everything if result.evaluations] or everything
     final = np.array([result.final_mean for result in results])
     best = np.array([result.maximum for result in results])
     speed = np.array([result.steps_per_second for result in results])
@@ -129,9 +132,15 @@ def row(one: Group, metric: str = RETURN) -> list[Any]:
     ]
 
 
-def notes(one: Group) -> list[str]:
+def notes(one: Group, metric: str = RETURN) -> list[str]:
     """What a reader should know before trusting the mean over a group."""
     found = []
+    for run, config in zip(one.runs, one.configs, strict=True):
+        result, total = summarise(run, metric), config.get("total_timesteps") or 0
+        if not result.evaluations:
+            found.append(f"{run.path} has no {metric} yet and is left out")
+        elif result.timesteps < total:
+            found.append(f"{run.path} has {result.timesteps:,} of its {total:,} steps")
     seeds = [config["seed"] for config in one.configs]
     if len(set(seeds)) < len(seeds):
         found.append(f"{one.algo} on {one.env_id} has a seed more than once: {', '.join(map(str, seeds))}")

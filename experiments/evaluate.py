@@ -15,7 +15,7 @@ import tyro
 from experiments import cli
 from experiments.rundir import RunDir, open_run
 from experiments.settings import prepare_torch
-from experiments.video import check_imageio, record_episode, write_moments
+from experiments.video import check_imageio, check_renders, record_episode, write_moments
 
 if TYPE_CHECKING:
     from agents.core.evaluation import EpisodeStats, Predictor, WatchedStep
@@ -88,6 +88,8 @@ def command(argv: list[str]) -> int:
     if options.suite is not None:
         return _suite(subject, options)
     watcher = Watcher(subject.env_id, agent=subject.predictor)
+    if options.video:
+        check_renders(subject.env_id, subject.env_kwargs)
     stats = measure(
         subject, options.episodes, options.seed, not options.stochastic, options.samples, watch=watcher.watch
     )

@@ -21,7 +21,16 @@ import tyro
 from experiments import cli
 from experiments.environments import env_options, make_eval_env
 from experiments.rundir import RunDir, check_out, claimed, create_run, open_run
-from experiments.settings import build, check_precision, field_default, option, plain, prepare_torch, versions
+from experiments.settings import (
+    build,
+    check_precision,
+    field_default,
+    option,
+    plain,
+    prepare_torch,
+    saved_fields,
+    versions,
+)
 
 if TYPE_CHECKING:
     from experiments.pretraining import Pretraining
@@ -138,12 +147,11 @@ class _General(PretrainOptions):
 
 
 def _from_config(kind: type, env_type: type, saved: Mapping[str, Any]) -> Any:
-    names = {field.name for field in dataclasses.fields(PretrainOptions)} - {"env", "env_id", "objective"}
     return kind(
         objective=str(saved["algo"]).removeprefix("pretrain/"),
         env_id=saved["env"],
         env=build(env_type, saved.get("env_options") or {}, "environment options in config.yaml"),
-        **{name: saved[name] for name in names if name in saved},
+        **saved_fields(PretrainOptions, saved),
     )
 
 

@@ -91,8 +91,11 @@ class RunDir:
         return self.checkpoints / "warmup.safetensors"
 
     def read_config(self) -> dict[str, Any]:
-        """config.yaml as a dict."""
-        return read_yaml(self.config)
+        """config.yaml as a dict; raises ValueError where it is not that of a run."""
+        config = read_yaml(self.config)
+        if not {"algo", "env", "seed"} <= config.keys():
+            raise ValueError(f"{self.config} is not the configuration of a run: it names no algo, env and seed")
+        return config
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Replace config.yaml in one step."""

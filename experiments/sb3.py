@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 import stable_baselines3
 import torch
@@ -20,8 +22,9 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from agents.core.errors import guarded
 from agents.core.evaluation import evaluate
-from experiments.environments import make_eval_env, make_single
+from experiments.environments import make_envs, make_eval_env, make_single
 from experiments.settings import RunOptions
 from experiments.signature import options_of
 from experiments.training import Learner
@@ -119,21 +122,45 @@ def load_predictor(options: RunOptions, path: Path) -> Predictor:
         agent = dataclasses.replace(options.agent, buffer_size=1)
         options = dataclasses.replace(options, agent=agent)
     model = make_model(options, env)
-    model.set_parameters(path, device=model.device)
+    try:
+        model.set_parameters(path, device=model.device)
+    except (RuntimeError, KeyError, zipfile.BadZipFile) as refusal:
+        raise ValueError(f"{path} holds no {options.algo} for {options.env_id}: {refusal}") from refusal
     if isinstance(env, VecNormalize):
         load_statistics(env, path.with_suffix(".npz"))
     return Predictor(model, env)
 
 
+class Guarded(gymnasium.Wrapper):
+    """What the environment raises is an EnvironmentFailure, as under this project's agents."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        return guarded("in reset", self.env.reset, **kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        return guarded("in step", self.env.step, action)
+
+
 def make_env(options: RunOptions) -> VecEnv:
-    """Stable-Baselines3's own vector environment, normalised where the settings ask for it."""
-    env = make_vec_env(
-        functools.partial(make_single, options.env_id, **options.env_kwargs),
-        options.num_envs,
-        seed=options.seed,
-        vec_env_cls=DummyVecEnv,
-    )
-    return VecNormalize(env, gamma=options.agent.gamma) if options.agent.normalize else env
+    """Stable-Baselines3's own vector environment, normalised where the settings ask for it.
+
+    Raises ValueError for spaces that it does not take, and EnvironmentFailure where the environment cannot be made.
+    """
+    plain = make_envs(options.env_id, 1, options.env_kwargs)  # which says why where it cannot
+    plain.close()
+    try:
+        env: VecEnv = make_vec_env(
+            lambda: Guarded(make_single(options.env_id, **options.env_kwargs)),
+            options.num_envs,
+            seed=options.seed,
+            vec_env_cls=DummyVecEnv,
+        )
+        return VecNormalize(env, gamma=options.agent.gamma) if options.agent.normalize else env
+    except (AssertionError, NotImplementedError, TypeError) as refusal:
+        raise ValueError(
+            f"{options.algo} takes no such environment as {options.env_id}: its observations are "
+            f"{plain.single_observation_space}, its actions {plain.single_action_space}"
+        ) from refusal
 
 
 def make_model(options: RunOptions, env: VecEnv) -> Any:
@@ -152,8 +179,8 @@ def make_model(options: RunOptions, env: VecEnv) -> Any:
     policy = agent.policy if agent.policy != "auto" else _policy(env.observation_space)
     try:
         return model_class(options.algo)(policy, env, seed=options.seed, device=options.device, **arguments)
-    except (AssertionError, TypeError) as refusal:
-        raise ValueError(f"{options.algo} refuses these settings: {refusal}") from refusal
+    except (AssertionError, NotImplementedError, TypeError) as refusal:
+        raise ValueError(f"{options.algo} refuses these settings: {refusal or type(refusal).__name__}") from refusal
 
 
 def save_statistics(env: VecNormalize, path: Path) -> None:

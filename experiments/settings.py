@@ -14,9 +14,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from experiments import cli
 from experiments.environments import env_options
@@ -85,9 +86,6 @@ class RunOptions:
     agent: Any = None
     env: Any = None
 
-    def __post_init__(self) -> None:
-        self.init = None if self.init is None else Path(self.init)  # config.yaml has it as text
-
     def check(self) -> None:
         """Raise ValueError for impossible values."""
         for name in ("total_timesteps", "num_envs", "eval_episodes", "eval_samples", "torch_threads"):
@@ -97,6 +95,8 @@ class RunOptions:
         for name in ("seed", "eval_freq", "checkpoint_freq", "keep_last"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{option(name)} must not be negative, got {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise ValueError(f"--seed must be below 2**32, got {self.seed}")
         if self.init is not None and self.algo.startswith("sb3/"):
             raise ValueError(f"--init is for this project's agents; {self.algo} begins with weights of its own")
 
@@ -167,14 +167,19 @@ def parse_run(argv: list[str]) -> RunOptions:
 
 def from_config(saved: Mapping[str, Any], agent_type: type, env_type: type) -> RunOptions:
     """The options that a config.yaml records."""
-    names = {field.name for field in dataclasses.fields(RunOptions)} - {"agent", "env", "env_id", "warmup"}
     return _typed(saved["algo"], agent_type, env_type)(
         env_id=saved["env"],
         warmup=_warmup(saved["algo"], saved.get("warmup") or {}, "warm-up settings in config.yaml"),
         agent=build(agent_type, saved.get("agent") or {}, "agent settings in config.yaml"),
         env=build(env_type, saved.get("env_options") or {}, "environment options in config.yaml"),
-        **{name: saved[name] for name in names if name in saved},
+        **saved_fields(RunOptions, saved),
     )
+
+
+def saved_fields(kind: type, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.yaml has for the fields of `kind`, but for the parts that are dataclasses of their own."""
+    names = {field.name for field in dataclasses.fields(kind)} - {"agent", "env", "env_id", "warmup"}
+    return fitted(kind, {name: value for name, value in saved.items() if name in names}, "config.yaml")
 
 
 def tuned(algo: str, env_id: str, folder: Path = CONFIGS, variants: Sequence[str] = ("tiny",)) -> dict[str, Any]:
@@ -207,20 +212,35 @@ def tuned(algo: str, env_id: str, folder: Path = CONFIGS, variants: Sequence[str
 
 
 def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """`kind(**values)` with YAML's lists as tuples and integers as floats where the field is one."""
+    """`kind(**values)`, of values that come from YAML."""
+    return kind(**fitted(kind, values, where))
+
+
+def fitted(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values from YAML as the dataclass `kind` has them: lists as tuples and integers as floats where a field is one.
+
+    Raises ValueError, which says `where`, for fields that `kind` has not, and for values of another type than theirs.
+    """
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name in values:
-        if name not in fields:
-            raise ValueError(f"{where}: there is no setting {name!r}.{hint(name, fields)}")
+    types = get_type_hints(kind)
     ready = {}
     for name, value in values.items():
+        if name not in fields:
+            raise ValueError(f"{where}: there is no setting {name!r}.{hint(name, fields)}")
         default = field_default(fields[name])
         if isinstance(value, list) and (isinstance(default, tuple) or "tuple" in str(fields[name].type)):
             value = tuple(value)
         if isinstance(value, int) and isinstance(default, float) and not isinstance(value, bool):
             value = float(value)
+        if isinstance(value, str) and types[name] == Path | None:
+            value = Path(value)
+        try:
+            check_type(value, types[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+        except TypeCheckError:
+            wanted = types[name].__name__ if isinstance(types[name], type) else types[name]
+            raise ValueError(f"{where}: {name} must be {wanted}, got {value!r}") from None
         ready[name] = value
-    return kind(**ready)
+    return ready
 
 
 def config_type(algo: str) -> type:
@@ -314,7 +334,10 @@ def _warmup(algo: str, values: Mapping[str, Any], where: str) -> Any:
 
 def _with_intervals(default: RunOptions, total: str | None) -> RunOptions:
     """`default` with the intervals that follow from the number of steps given, if one is, or the tuned one."""
-    steps = int(total) if total is not None and total.isdigit() else default.total_timesteps
+    try:
+        steps = int(total or default.total_timesteps)
+    except ValueError:  # which the parser will say
+        steps = default.total_timesteps
     return dataclasses.replace(default, eval_freq=max(1000, steps // 50), checkpoint_freq=max(1000, steps // 20))
 
 
@@ -345,12 +368,13 @@ def _refuse_contradictions(saved: RunOptions, given: RunOptions, resume: str | N
 
 
 def _value_of(name: str, argv: list[str]) -> str | None:
-    """The value that follows an option on the command line."""
+    """The value that follows an option on the command line, the last time where it is given twice."""
+    found = None
     for index, word in enumerate(argv):
         spelling, equals, value = word.partition("=")
         if spelling.replace("_", "-") == name:
-            return value if equals else next(iter(argv[index + 1 :]), None)
-    return None
+            found = value if equals else next(iter(argv[index + 1 :]), None)
+    return found
 
 
 def _positionals(argv: list[str]) -> tuple[str | None, str | None]:

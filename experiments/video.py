@@ -22,6 +22,21 @@ def check_imageio() -> None:
         raise ValueError("--video needs imageio: pip install 'rl-suite[video]'")
 
 
+def check_renders(env_id: str, env_kwargs: dict[str, Any]) -> None:
+    """Raise ValueError where the environment has no pictures, or none can be drawn here."""
+    env = make_single(env_id, **env_kwargs)
+    modes = env.metadata.get("render_modes", [])
+    env.close()
+    if "rgb_array" not in modes:
+        raise ValueError(f"{env_id} has no pictures to make a video of")
+    env = make_single(env_id, render_mode="rgb_array", **env_kwargs)
+    try:
+        env.reset(seed=0)
+        _frame(env)
+    finally:
+        env.close()
+
+
 def record_episode(
     predictor: Predictor, env_id: str, env_kwargs: dict[str, Any], path: Path, *, seed: int, deterministic: bool
 ) -> Path:
@@ -74,10 +89,10 @@ def _frame(env: Any) -> np.ndarray:
     try:
         frame = env.render()
     except Exception as problem:  # whatever the graphics library raises
-        raise ValueError(
-            f"{env.spec.id} cannot be rendered here ({type(problem).__name__}); without a display set "
-            "MUJOCO_GL=egl, or MUJOCO_GL=osmesa with OSMesa installed"
-        ) from problem
+        text = f"{env.spec.id} cannot be rendered here: {type(problem).__name__}: {problem}"
+        if str(env.spec.entry_point).startswith("gymnasium.envs.mujoco."):
+            text += "; without a display set MUJOCO_GL=egl, or MUJOCO_GL=osmesa with OSMesa installed"
+        raise ValueError(text) from problem
     if not isinstance(frame, np.ndarray):
         raise ValueError(f"{env.spec.id} renders no frames")
     return frame

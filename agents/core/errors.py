@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -25,6 +25,34 @@ def guarded(when: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> A
         return call(*args, **kwargs)
     except Exception as error:
         raise EnvironmentFailure(f"an environment crashed {when}: {type(error).__name__}: {error}") from error
+
+
+def check_settings(
+    config: Any,
+    name: str,
+    *,
+    positive: Sequence[str] = (),
+    from_zero: Sequence[str] = (),
+    share: Sequence[str] = (),
+    one_of: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Raise ValueError for a field of an algorithm's settings that is out of its range, or not a number.
+
+    positive: fields above 0; from_zero: 0 or above; share: from 0 to 1; one_of: the accepted words. None passes: unset.
+    """
+    ranges: tuple[tuple[Sequence[str], Callable[[Any], bool], str], ...] = (
+        (positive, lambda value: value > 0, "must be positive"),
+        (from_zero, lambda value: value >= 0, "must be 0 or above"),
+        (share, lambda value: 0 <= value <= 1, "must lie between 0 and 1"),
+    )
+    for fields, holds, rule in ranges:
+        for field in fields:
+            value = getattr(config, field)
+            if value is not None and not holds(value):
+                raise ValueError(f"{name}: {field} {rule}; got {value}")
+    for field, accepted in (one_of or {}).items():
+        if getattr(config, field) not in accepted:
+            raise ValueError(f"{name}: {field} is one of {', '.join(accepted)}; got {getattr(config, field)!r}")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

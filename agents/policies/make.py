@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from gymnasium import spaces
 
+from agents.core.errors import check_settings
 from agents.encoders import EncoderConfig
 from agents.policies.pointer import PointerPolicy
 from agents.policies.policy import Policy
@@ -48,12 +50,11 @@ class PolicyConfig:
     2 GB, at most 4096."""
 
     def __post_init__(self) -> None:
-        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
-            raise ValueError(f"micro_batch_tokens must be positive; got {self.micro_batch_tokens}")
-        if self.lora_rank < 0:
-            raise ValueError(f"lora_rank cannot be negative; got {self.lora_rank}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, or nothing is explored; got {self.temperature}")
+        check_settings(
+            self, "policy", positive=("micro_batch_tokens", "max_tokens", "temperature"), from_zero=("lora_rank",)
+        )
+        if not math.isfinite(self.log_std_init):
+            raise ValueError(f"policy: log_std_init must be a number; got {self.log_std_init}")
 
     @property
     def encoder_config(self) -> EncoderConfig:

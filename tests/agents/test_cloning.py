@@ -221,5 +221,5 @@ def test_refusals_are_sentences():
         find_expert(vector(Counting, 2, AutoresetMode.NEXT_STEP), Oracle())
     with pytest.raises(ValueError, match="batch_size must be positive; got 0"):
         Config(batch_size=0)
-    with pytest.raises(ValueError, match="episodes cannot be negative"):
+    with pytest.raises(ValueError, match="episodes must be 0 or above"):
         Config(episodes=-1)

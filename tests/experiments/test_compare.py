@@ -73,6 +73,24 @@ def test_runs_that_are_no_seeds_of_one_thing_are_noted(tmp_path: Path, capsys: p
     assert "note: the runs of ours on X-v0 differ in agent.gamma" in printed
 
 
+def test_unfinished_runs_are_noted_and_those_without_an_evaluation_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, means in enumerate(([1.0, 3.0], [5.0], [])):
+        run = made_up(tmp_path / str(seed), "ours", seed, means)
+        run.write_config({**run.read_config(), "total_timesteps": 20})
+    out = tmp_path / "c.png"
+    assert compare.command([str(tmp_path), "--out", str(out)]) == 0
+    with out.with_suffix(".csv").open() as file:
+        [line] = csv.DictReader(file)
+    assert (line["seeds"], line["steps"], line["final mean"]) == ("2", "10", "3.5")
+    notes = [text for text in capsys.readouterr().out.splitlines() if text.startswith("note: ")]
+    assert notes == [
+        f"note: {tmp_path / '1'} has 10 of its 20 steps",
+        f"note: {tmp_path / '2'} has no eval/mean_reward yet and is left out",
+    ]
+
+
 def test_curves_are_told_apart_by_a_setting(
     refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

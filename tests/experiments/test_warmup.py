@@ -128,7 +128,7 @@ def test_refusals(refused: Callable[[Callable[[list[str]], int], list[str]], str
     argv = ["trpo", "CartPole-v1", "--warmup.episodes", "5", "--warmup.expert", str(trpo_run)]
     assert "another observation space" in refused(run.command, argv)
     assert "--warmup.episodes" in refused(run.command, ["sb3/ppo", "CartPole-v1", "--warmup.episodes", "5"])
-    assert "cannot be negative" in refused(run.command, ["trpo", "CartPole-v1", "--warmup.episodes", "-5"])
+    assert "must be 0 or above" in refused(run.command, ["trpo", "CartPole-v1", "--warmup.episodes", "-5"])
 
 
 def test_a_resumed_run_keeps_its_warm_up(
