@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agents.core.errors import CheckpointError
 
-FORMAT, VERSION = "rl-suite", 1
+FORMAT, VERSION = "rl-suite", 2
 SUFFIX = ".safetensors"
 
 
@@ -61,7 +61,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> Path:
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The state that `save` wrote; tensors on the CPU.
 
-    Raises FileNotFoundError, or CheckpointError for a file that is truncated, foreign or from a newer version.
+    Raises FileNotFoundError, or CheckpointError for a file that is truncated, foreign or from another version.
     """
     source = resolve(path)
     try:
@@ -72,8 +72,13 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             stored = json.loads(metadata[FORMAT])
             if stored["version"] > VERSION:
                 raise CheckpointError(
-                    f"{source} was written by a newer version (format {stored['version']}, this one reads up to "
+                    f"{source} was written by a newer version (format {stored['version']}, this one reads "
                     f"{VERSION}): update the library to load it."
+                )
+            if stored["version"] < VERSION:
+                raise CheckpointError(
+                    f"{source} was written by an earlier version (format {stored['version']}, this one reads "
+                    f"{VERSION}), which laid out otherwise what its optimisers remember."
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return _join(stored["state"], tensors)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agents.core.errors import Diverged
 
-_ALIGN = 16  # floats: every parameter starts on a 64-byte boundary, as matrix products like it
+_ALIGN = 16  # floats: every matrix starts on a 64-byte boundary, as products like it; a bias lies behind its matrix
 
 
 class FlatParameters:
@@ -26,14 +26,17 @@ class FlatParameters:
 
     def __init__(self, *modules: nn.Module) -> None:
         params = [p for module in modules for p in module.parameters() if p.requires_grad]
-        sizes = [-(-p.numel() // _ALIGN) * _ALIGN for p in params]
-        flat = params[0].detach().new_zeros(sum(sizes))
+        starts, end = [], 0
+        for p in params:
+            starts.append(end if p.dim() == 1 else -(-end // _ALIGN) * _ALIGN)
+            end = starts[-1] + p.numel()
+        flat = params[0].detach().new_zeros(-(-end // _ALIGN) * _ALIGN)
         grad = torch.zeros_like(flat)
-        for p, data, g in zip(params, flat.split(sizes), grad.split(sizes), strict=True):
+        for p, start in zip(params, starts, strict=True):
             strides = torch.empty_like(p, device="meta").stride()  # a matrix stored by columns stays so
-            view = data[: p.numel()].as_strided(p.shape, strides)
+            view = flat.as_strided(p.shape, strides, start)
             view.copy_(p.detach())
-            p.data, p.grad = view, g[: p.numel()].as_strided(p.shape, strides)
+            p.data, p.grad = view, grad.as_strided(p.shape, strides, start)
         self.vector = nn.Parameter(flat)
         self.vector.grad = grad
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agents.encoders.numpy_mlp import FEW_MULTIPLICATIONS, FEW_ROWS, NumpyMLP
+from agents.encoders.torch_mlp import SERVED, TorchMLP
 
 # In place where autograd allows it: they follow a linear layer, whose output nobody else needs.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -19,12 +20,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
     "elu": F.elu_,
     "gelu": F.gelu,
-}
-# (gradient at the output, output) -> gradient at the input, in the place of the first; where the output tells the
-# derivative. In place, because memory that is not in the cache costs more than the arithmetic.
-_BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "tanh": lambda grad, out: torch.ops.aten.tanh_backward.grad_input(grad, out, grad_input=grad),
-    "relu": lambda grad, out: torch.ops.aten.threshold_backward.grad_input(grad, out, 0.0, grad_input=grad),
 }
 
 
@@ -63,11 +58,14 @@ class MLP(nn.Module):
             for p in layers[-1].parameters():
                 nn.init.uniform_(p, -output_gain, output_gain)
         self.layers = nn.ModuleList(layers)
-        # The same parameters without the module look-ups, which cost as much as the smaller operations.
-        self._weights = [(layer.weight, layer.bias) for layer in layers]
-        self.numpy = NumpyMLP(self._weights, activation)
+        for layer in layers:  # by columns, as its passes like them
+            layer.weight.data = layer.weight.data.t().contiguous().t()
+        parameters = [(layer.weight, layer.bias) for layer in layers]
+        self.torch, self.numpy = TorchMLP(parameters, activation), NumpyMLP(parameters, activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.has_backward and x.dim() == 2 and not torch.is_grad_enabled():
+            return self.torch.forward(x)
         activation = ACTIVATIONS[self.activation]
         *hidden, output = self.layers
         for layer in hidden:
@@ -76,40 +74,8 @@ class MLP(nn.Module):
 
     @property
     def has_backward(self) -> bool:
-        return self.activation in _BACKWARD
-
-    @torch.no_grad()
-    def trace(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The output, and the input of every layer, which `backward` needs."""
-        activation = ACTIVATIONS[self.activation]
-        *hidden, output = self._weights
-        inputs = [x]
-        for weight, bias in hidden:
-            inputs.append(activation(F.linear(inputs[-1], weight, bias)))
-        return F.linear(inputs[-1], *output), inputs
-
-    @torch.no_grad()
-    def backward(self, inputs: list[Tensor], grad: Tensor) -> None:
-        """Write dL/dparameters into their `.grad` (which must be there) from dL/doutput, [batch, out_dim].
-
-        The same numbers as autograd's, to rounding, in half the time: on small networks its bookkeeping costs more
-        than the products.
-        """
-        through_activation = _BACKWARD[self.activation]
-        for i in range(len(inputs) - 1, -1, -1):
-            weight, bias = self._weights[i]
-            torch.mm(grad.t(), inputs[i], out=weight.grad)
-            torch.sum(grad, 0, out=bias.grad)
-            if i:
-                grad = through_activation(grad.mm(weight), inputs[i])
-
-    @torch.no_grad()
-    def input_gradient(self, inputs: list[Tensor], grad: Tensor, first: int = 0) -> Tensor:
-        """dL/dx of the input's columns from `first` on, [batch, in_dim - first], from dL/doutput [batch, out_dim]."""
-        through_activation = _BACKWARD[self.activation]
-        for i in range(len(inputs) - 1, 0, -1):
-            grad = through_activation(grad.mm(self._weights[i][0]), inputs[i])
-        return grad.mm(self._weights[0][0][:, first:])
+        """Whether `torch` and `numpy` have its passes."""
+        return self.activation in SERVED
 
 
 def output(encoder: nn.Module, net: MLP, obs: Any) -> Any:
@@ -135,8 +101,8 @@ def output_and_backward(encoder: nn.Module, net: MLP, obs: Any) -> tuple[Any, Ca
         few, traced = net.numpy.trace(obs.numpy())
         return torch.from_numpy(few), lambda grad: net.numpy.backward(traced, grad.numpy())
     if getattr(encoder, "identity", False) and net.has_backward:
-        out, inputs = net.trace(obs)
-        return out, lambda grad: net.backward(inputs, grad)
+        out, passed = net.torch.trace(obs)
+        return out, lambda grad: net.torch.backward(passed, grad)
     with torch.enable_grad():
         graph = net(encoder(obs))
 

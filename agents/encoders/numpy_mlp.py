@@ -53,7 +53,7 @@ class NumpyMLP:
         weights, grads = self._weights(), self._gradients()
         for i in range(len(inputs) - 1, -1, -1):
             x, (into_weight, into_bias) = inputs[i], grads[i]
-            np.matmul(grad.T, x, out=into_weight)
+            np.matmul(x.T, grad, out=into_weight.T)  # the weights lie by columns
             np.matmul(_ONES[: len(grad)], grad, out=into_bias)  # the sum over the batch, several times as fast
             if i:
                 grad = grad @ weights[i][0]

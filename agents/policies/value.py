@@ -143,8 +143,8 @@ class ActionValue(nn.Module):
     def with_backward(self, obs: Any, action: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
         """Q(obs, action) [batch], and a function that takes dL/dQ and leaves the parameters' gradient in `.grad`."""
         if self.encoder.identity and self.net.has_backward:
-            out, inputs = self.net.trace(torch.cat((obs, action), -1))
-            return out.squeeze(-1), lambda grad: self.net.backward(inputs, grad[:, None])
+            out, passed = self.net.torch.trace(obs, action)
+            return out.squeeze(-1), lambda grad: self.net.torch.backward(passed, grad[:, None])
         joined = _Joined(self.encoder, action)
         out, backward = output_and_backward(joined, self.net, obs)
         return out.squeeze(-1), lambda grad: backward(grad[:, None])
@@ -159,8 +159,8 @@ class ActionValue(nn.Module):
         if self.sizes:
             return self._chords(obs, action)
         if self.encoder.identity and self.net.has_backward:
-            q, inputs = self.net.trace(torch.cat((obs, action), -1))
-            return q.squeeze(-1), self.net.input_gradient(inputs, torch.ones_like(q), self.encoder.out_dim)
+            q, passed = self.net.torch.trace(obs, action)
+            return q.squeeze(-1), self.net.torch.input_gradient(passed, torch.ones_like(q), self.encoder.out_dim)
         with torch.enable_grad():
             varied = action.detach().requires_grad_()
             q = self(obs, varied)

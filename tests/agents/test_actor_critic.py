@@ -313,6 +313,8 @@ def test_parameters_and_gradients_lie_in_one_vector():
         ({"optimizer": "sgd"}, "optimizer is one of"),
         ({"gamma": 1.01}, "gamma must lie between 0 and 1"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm must be positive"),
+        ({"log_std_init": float("nan")}, "log_std_init must be a number"),
         ({"variant": "off-policy", "batch_size": 100, "buffer_size": 50}, "larger than buffer_size"),
     ],
 )

@@ -292,7 +292,8 @@ def test_observations_are_normalised_on_request():
     ("settings", "message"),
     [
         ({"batch_size": 100, "buffer_size": 50}, "larger than buffer_size"),
-        ({"noise": "pink"}, "'gaussian' or 'ou'"),
+        ({"noise": "pink"}, "noise is one of gaussian, ou; got 'pink'"),
+        ({"noise_std": float("nan")}, "noise_std must be 0 or above; got nan"),
         ({"tau": 0.0}, "tau must be positive"),
         ({"tau": 1.5}, "tau must lie between 0 and 1"),
         ({"gamma": -0.1}, "gamma must lie between 0 and 1"),

@@ -163,11 +163,12 @@ def test_foreign_files_are_refused(tmp_path):
         assert one_sentence(error)
 
 
-def test_a_newer_version_is_refused(saved, monkeypatch):
+@pytest.mark.parametrize(("step", "named"), [(1, "newer"), (-1, "earlier")])
+def test_another_version_is_refused(saved, monkeypatch, step, named):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+        patch.setattr(checkpoint, "VERSION", checkpoint.VERSION + step)
         checkpoint.save(saved, {"x": 1})
-    with pytest.raises(CheckpointError, match="newer version") as error:
+    with pytest.raises(CheckpointError, match=f"{named} version") as error:
         checkpoint.load(saved)
     assert one_sentence(error)
 

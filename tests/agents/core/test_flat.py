@@ -27,6 +27,17 @@ def test_parameters_share_one_storage_and_keep_their_values() -> None:
     assert all(bool((p == 2.0).all()) for p in net.parameters())
 
 
+def test_a_bias_lies_behind_its_matrix_and_the_next_matrix_on_a_boundary() -> None:
+    net = network()
+    FlatParameters(net)
+    first, second = net[0], net[2]
+    assert first.bias.data_ptr() == first.weight.data_ptr() + 4 * first.weight.numel()
+    assert second.weight.storage_offset() % 16 == first.weight.storage_offset() % 16 == 0
+    for p in net.parameters():
+        assert p.grad is not None
+        assert p.grad.storage_offset() == p.storage_offset()
+
+
 def test_a_matrix_stored_by_columns_stays_so() -> None:
     nets = network(), network()
     nets[1][0].weight.data = nets[1][0].weight.data.t().contiguous().t()

@@ -121,18 +121,23 @@ def test_first_weights():
         MLP(6, (8,), 3, "swish")
 
 
+@pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("hidden", [(), (5,), (8, 3, 4)])
-def test_the_hand_written_backward_pass_is_autograd_s(activation, hidden):
+def test_the_hand_written_backward_pass_is_autograd_s(activation, hidden, flat):
     net = MLP(4, hidden, 2, activation)
+    if flat:  # biases behind their weights
+        FlatParameters(net)
+    for p in net.parameters():
+        torch.nn.init.normal_(p)
     assert net.has_backward
     x, grad = torch.randn(9, 4), torch.randn(9, 2)
     expected = torch.autograd.grad(net(x), list(net.parameters()), grad)
-    for p in net.parameters():
-        p.grad = torch.full_like(p, 123.0)  # is overwritten
-    out, inputs = net.trace(x)
+    for p in net.parameters():  # is overwritten
+        p.grad = torch.full_like(p, 123.0) if p.grad is None else p.grad.fill_(123.0)
+    out, passed = net.torch.trace(x)
     torch.testing.assert_close(out, net(x).detach())
-    net.backward(inputs, grad)
+    net.torch.backward(passed, grad)
     for p, g in zip(net.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, g)
         p.grad.fill_(123.0)
@@ -142,6 +147,43 @@ def test_the_hand_written_backward_pass_is_autograd_s(activation, hidden):
     net.numpy.backward(arrays, grad.numpy())
     for p, g in zip(net.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
+
+
+def test_passes_do_not_disturb_each_other():
+    net, other = MLP(3, (5,), 2, "relu"), MLP(3, (5,), 2, "relu")
+    FlatParameters(net, other)
+    first, second, grad = torch.randn(6, 3), torch.randn(6, 3), torch.randn(6, 2)
+    expected = torch.autograd.grad(net(first), list(net.parameters()), grad)
+    out, passed = net.torch.trace(first[:, :1], first[:, 1:])
+    kept = out.clone()
+    _, later = net.torch.trace(second)
+    with torch.inference_mode():
+        net(second)
+    net.torch.backward(passed, grad)
+    for p, g in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)
+    with torch.no_grad():
+        net(second)
+    torch.testing.assert_close(out, kept, rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="gone back through already"):
+        net.torch.backward(passed, grad)
+    net.torch.input_gradient(later, grad)
+    assert all(float(p.grad.abs().sum()) == 0 for p in other.parameters())
+
+
+def test_passes_follow_the_parameters_to_where_they_move():
+    net, x = MLP(4, (5,), 2, "relu"), torch.randn(200, 4)
+    net.torch.forward(x)
+    before = FlatParameters(net)
+    net.torch.forward(x)
+    flat = FlatParameters(net)
+    with torch.no_grad():
+        before.vector.fill_(float("nan"))
+        flat.vector.mul_(2.0)
+    expected = net(x).detach()
+    torch.testing.assert_close(net.torch.forward(x), expected)
+    torch.testing.assert_close(copy.deepcopy(net).torch.forward(x), expected)
+    torch.testing.assert_close(net.double()(x.double()).float().detach(), expected)
 
 
 def test_numpy_passes_follow_the_parameters_to_where_they_move():
@@ -199,6 +241,7 @@ def test_every_observation_s_backward_pass_is_autograd_s(space, activation):
 def test_the_gradient_of_chosen_inputs_is_autograd_s(activation, hidden):
     net, x, grad = MLP(4, hidden, 2, activation), torch.randn(6, 4, requires_grad=True), torch.randn(6, 2)
     (expected,) = torch.autograd.grad(net(x), x, grad)
-    _, inputs = net.trace(x.detach())
-    torch.testing.assert_close(net.input_gradient(inputs, grad), expected)
-    torch.testing.assert_close(net.input_gradient(inputs, grad, first=3), expected[:, 3:])
+    _, passed = net.torch.trace(x.detach())
+    torch.testing.assert_close(net.torch.input_gradient(passed, grad), expected)
+    _, passed = net.torch.trace(x.detach())
+    torch.testing.assert_close(net.torch.input_gradient(passed, grad, first=3), expected[:, 3:])
