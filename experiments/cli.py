@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ def main(command: Callable[[list[str]], int]) -> NoReturn:
     debug = "--debug" in argv
     try:
         status = command(argv)
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141  # as of a process that SIGPIPE has ended
     except Exception as problem:
         if debug or not is_user_error(problem):
             raise

@@ -25,8 +25,12 @@ def find_env(env_id: str) -> Any:
 
     try:
         return envs.find_spec(env_id)
+    except ValueError:  # an unknown id
+        raise
     except ImportError as problem:
         raise ValueError(f"{env_id} cannot be loaded here: {problem}") from problem
+    except Exception as problem:  # whatever a third package's import raises
+        raise ValueError(f"{env_id} cannot be loaded here: {type(problem).__name__}: {problem}") from problem
 
 
 def env_options(env_id: str) -> type:

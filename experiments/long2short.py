@@ -265,8 +265,7 @@ def _saved(path: Path) -> RunOptions:
     """The settings of the run that `path` names or lies in. Raises ValueError where its answers are no text."""
     from gymnasium import spaces
 
-    import envs
-    from experiments.environments import env_options
+    from experiments.environments import env_options, make_envs
     from experiments.evaluate import Options as Evaluated
     from experiments.evaluate import locate
 
@@ -278,7 +277,7 @@ def _saved(path: Path) -> RunOptions:
     if algo.startswith("sb3/"):
         raise ValueError(f"{path} is a run of {algo}; long2short is for this project's agents")
     options = from_config(config, config_type(algo), env_options(env_id))
-    env = envs.make_vec(env_id, **options.env_kwargs)
+    env = make_envs(env_id, 1, options.env_kwargs)
     text = isinstance(env.single_action_space, spaces.Text)
     env.close()
     if not text:

@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 from experiments import cli
-from experiments.environments import env_options, make_eval_env
+from experiments.environments import env_options, make_envs, make_eval_env
 from experiments.rundir import RunDir, check_out, claimed, create_run, open_run
 from experiments.settings import (
     build,
@@ -176,7 +176,6 @@ def new_learner(options: PretrainOptions) -> Pretraining:
     """Take the screenshots and build the networks."""
     import torch
 
-    import envs
     from agents.core.tasks import EVALUATION_SEEDS
     from experiments.pretraining import Pretraining
     from experiments.screenshots import collect, screen_leaves
@@ -187,14 +186,13 @@ def new_learner(options: PretrainOptions) -> Pretraining:
         finally:
             env.close()
 
-    kwargs = options.env_kwargs
-    env = envs.make_vec(options.env_id, num_envs=options.num_envs, **kwargs)
+    env = make_envs(options.env_id, options.num_envs, options.env_kwargs)
     space = env.single_observation_space
     screen_leaves(space)
     rng = np.random.default_rng(options.seed)
     draws = (int(rng.integers(EVALUATION_SEEDS)) for _ in itertools.count())
     data = shots(env, options.screenshots, draws, options.seed)
-    others = make_eval_env(options.env_id, options.num_envs, kwargs)
+    others = make_eval_env(options.env_id, options.num_envs, options.env_kwargs)
     held_out = shots(others, max(1, options.screenshots // 8), itertools.count(EVALUATION_SEEDS), 0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Pretraining(

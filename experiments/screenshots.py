@@ -14,6 +14,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from torch import Tensor
 
 from agents.core.buffer import Ragged
+from agents.core.errors import guarded
 from agents.core.spaces import encode_text, flatten, leaves
 from agents.encoders.cnn import is_image
 
@@ -66,7 +67,7 @@ def collect(env: VectorEnv, count: int, seeds: Iterator[int], *, demonstrated: f
     rng = np.random.default_rng(seed)
     demonstrate = getattr(env.unwrapped, "demonstrate", None)
     reset: Any = env.reset  # Gymnasium annotates one seed where a list is accepted
-    obs, _ = reset(seed=[next(seeds) for _ in range(n)])
+    obs, _ = guarded("in reset", reset, seed=[next(seeds) for _ in range(n)])
     images: list[np.ndarray] = []
     texts: list[str] = []
     last: list[np.ndarray | None] = [None] * n
@@ -84,9 +85,9 @@ def collect(env: VectorEnv, count: int, seeds: Iterator[int], *, demonstrated: f
             expert = zip(demonstrate(), rng.random(n) < demonstrated, strict=True)
             chosen = [c if e is None or not use else e for c, (e, use) in zip(chosen, expert, strict=True)]
         actions: Any = concatenate(space, chosen, create_empty_array(space, n))  # type: ignore[arg-type]
-        obs, _, terminated, truncated, _ = env.step(actions)
+        obs, _, terminated, truncated, _ = guarded("in step", env.step, actions)
         over = terminated | truncated
         if over.any():
             upcoming = [next(seeds) if done else None for done in over]
-            obs, _ = reset(seed=upcoming, options={"reset_mask": over})
+            obs, _ = guarded("in reset", reset, seed=upcoming, options={"reset_mask": over})
     return Screenshots(torch.from_numpy(np.stack(images[:count])), texts[:count])

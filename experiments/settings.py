@@ -61,7 +61,8 @@ class RunOptions:
     device: str = "auto"
     """Where the networks are: auto, cpu, cuda."""
     torch_threads: int = 1
-    """Threads of torch on the CPU; more than one slows small networks down."""
+    """Threads of torch on the CPU; more than one slows small networks down, and any where other programs keep the cores
+    busy."""
     matmul_precision: str = "highest"
     """How float32 products are computed, in torch's words: highest (float32), high (TensorFloat32) or medium
     (bfloat16), several times faster where the processor or GPU has such units; weights and sums stay float32."""

@@ -21,6 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from agents.core import distributed
+from agents.core.environments import environment_state
 from experiments.callbacks import Checkpoints, EpisodeStats, Evaluation, Progress, Stop, say
 from experiments.logs import make_logger
 from experiments.results import FINAL, shown, summarise
@@ -88,6 +89,8 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         bar = Progress(options.total_timesteps, start)
         callbacks.append(bar)
     talk(f"Training {options.algo} on {options.env_id} for {options.total_timesteps:,} steps in {run.path}")
+    if learner.resumable and environment_state(learner.model.env) is None:
+        talk("Its environments cannot be saved: resumed, the run begins new episodes.")
     began = time.monotonic()
     try:
         with _signals(stop.request) as caught:

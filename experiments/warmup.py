@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from agents import cloning
 from agents.core import checkpoint, distributed
+from experiments.environments import make_envs
 from experiments.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -44,11 +45,9 @@ class WarmUp:
     """
 
     def __init__(self, options: RunOptions, agent: agents.Agent) -> None:
-        import envs
-
         settings = options.warmup
         # Environments of its own: those of the run must begin alike with a warm-up behind them and without.
-        self.env = envs.make_vec(options.env_id, num_envs=options.num_envs, **options.env_kwargs)
+        self.env = make_envs(options.env_id, options.num_envs, options.env_kwargs)
         expert = None if settings.expert is None else _load_expert(settings.expert, agent)
         try:
             self.cloner = cloning.Cloner(agent, self.env, settings, expert)

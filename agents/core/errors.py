@@ -23,7 +23,7 @@ def guarded(when: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> A
     """What an environment's method returns; whatever it raises is an EnvironmentFailure that tells when."""
     try:
         return call(*args, **kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise EnvironmentFailure(f"an environment crashed {when}: {type(error).__name__}: {error}") from error
 
 

@@ -73,7 +73,12 @@ def test_bad_numbers_of_environments(num_envs):
 
 @pytest.mark.parametrize(
     ("id", "meant"),
-    [("HalfCheeta-v4", "HalfCheetah-v4"), ("cartpole-v1", "CartPole-v1"), ("Pendulum", "Pendulum-v1")],
+    [
+        ("HalfCheeta-v4", "HalfCheetah-v4"),
+        ("cartpole-v1", "CartPole-v1"),
+        ("Pendulum", "Pendulum-v1"),
+        ("Ant-v9", "Ant-v[45]"),
+    ],
 )
 def test_unknown_ids_name_the_nearest(id, meant):
     with pytest.raises(ValueError, match=f"There is no environment '{id}'. Did you mean .*{meant}"):

@@ -13,6 +13,7 @@ import envs
 from envs.state import get_state, set_state
 
 CLASSIC = ["Acrobot-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]
+GRIDS = ["CliffWalking-v1", "FrozenLake-v1", "Taxi-v4"]
 
 
 def rollout(env, actions, done):
@@ -26,7 +27,7 @@ def rollout(env, actions, done):
     return seen, done
 
 
-@pytest.mark.parametrize("id", [*CLASSIC, "Hopper-v5"])
+@pytest.mark.parametrize("id", [*CLASSIC, *GRIDS, "Hopper-v5"])
 def test_a_restored_environment_continues_bit_for_bit(id):
     env, fresh = (envs.make_vec(id, 3, max_episode_steps=30) for _ in range(2))
     env.action_space.seed(0)
@@ -43,7 +44,61 @@ def test_a_restored_environment_continues_bit_for_bit(id):
         assert get_state(fresh).keys() == state.keys()
 
 
-@pytest.mark.parametrize("id", CLASSIC)
+class Walk(gym.Env):
+    """One's own: a random walk seen as a Dict, which can give what it holds."""
+
+    observation_space = gym.spaces.Dict({"at": gym.spaces.Box(-99, 99, (2,), np.float32), "n": gym.spaces.Discrete(9)})
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = self.np_random.normal(size=2)
+        return self.seen(), {}
+
+    def step(self, action):
+        self.at = self.at + self.np_random.normal(size=2) + action
+        return self.seen(), float(self.at[0]), bool(abs(self.at[1]) > 4), False, {}
+
+    def seen(self):
+        return {"at": self.at.astype(np.float32), "n": int(abs(self.at[0])) % 9}
+
+    def get_state(self):
+        return {"at": getattr(self, "at", np.zeros(2))}
+
+    def set_state(self, state):
+        self.at = np.array(state["at"])
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+def test_an_environment_of_one_s_own_that_gives_its_state_goes_on_bit_for_bit(limit):
+    gym.register("test/Walk-v0", Walk, max_episode_steps=limit)
+    try:
+        env, fresh = (envs.make_vec("test/Walk-v0", 3) for _ in range(2))
+        env.reset(seed=1)
+        actions = [env.action_space.sample() for _ in range(30)]
+        done = walk(env, actions[:11], np.zeros(3, dtype=bool))[1]
+        state = get_state(env)
+        assert {array.dtype.kind for array in state.values()} <= set("fiub")
+        expected, _ = walk(env, actions[11:], done)
+        set_state(fresh, state)
+        assert walk(fresh, actions[11:], done)[0] == expected
+    finally:
+        del gym.registry["test/Walk-v0"]
+
+
+def walk(env, actions, done):
+    seen = []
+    for action in actions:
+        if done.any():
+            obs = env.reset(options={"reset_mask": done})[0]
+            seen += [obs["at"].tobytes(), obs["n"].tobytes()]
+        obs, reward, terminated, truncated, _ = env.step(action)
+        seen += [array.tobytes() for array in (obs["at"], obs["n"], reward, terminated, truncated)]
+        done = terminated | truncated
+    return seen, done
+
+
+@pytest.mark.parametrize("id", [*CLASSIC, *GRIDS])
 def test_an_environment_that_was_never_reset_goes_on_too(id):
     env, fresh = (envs.make_vec(id, 2) for _ in range(2))
     env.reset(seed=3)

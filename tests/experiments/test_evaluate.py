@@ -140,6 +140,10 @@ def test_what_cannot_be_rendered_gets_a_sentence(
         raise RuntimeError("no display")
 
     monkeypatch.setattr(Countdown, "render", broken)
-    with pytest.raises(ValueError, match=r"Countdown-v0 cannot be rendered here.*MUJOCO_GL=egl"):
+    with pytest.raises(ValueError, match=r"Countdown-v0 cannot be rendered here: RuntimeError: no display$"):
         video.record_episode(Press(), countdown, {}, tmp_path / "x", seed=0, deterministic=True)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="cannot be rendered here"):
+        video.check_renders(countdown, {})
+    with pytest.raises(ValueError, match="reasoning/addition-v0 has no pictures"):
+        video.check_renders("reasoning/addition-v0", {})

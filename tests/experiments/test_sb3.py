@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
+import yaml
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from experiments import run, sb3
+from experiments import evaluate, run, sb3
 from experiments.settings import SB3_ALGORITHMS, parse_run, tuned
 
 Refused = Callable[[Callable[[list[str]], int], list[str]], str]
@@ -71,6 +74,43 @@ def test_the_predictor_is_stable_baselines3s_own_evaluation(ppo_run: Path) -> No
 def test_runs_cannot_be_resumed_and_say_so(ppo_run: Path, refused: Refused) -> None:
     sentence = refused(run.command, ["--resume", str(ppo_run), "--total-timesteps", "9999"])
     assert f"{ppo_run} cannot be resumed" in sentence
+
+
+@pytest.mark.parametrize("env_id", ["gui/click-button-v0", "reasoning/addition-v0", "Blackjack-v1"])
+def test_spaces_that_stable_baselines3_does_not_take(refused: Refused, tmp_path: Path, env_id: str) -> None:
+    out = tmp_path / "run"
+    sentence = refused(run.command, ["sb3/ppo", env_id, "--out", str(out)])
+    assert sentence.startswith(("sb3/ppo takes no such environment", "sb3/ppo refuses these settings"))
+    assert not out.exists()
+
+
+class Falls(gymnasium.Env[np.ndarray, int]):
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: object = None) -> tuple[np.ndarray, dict[str, object]]:
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
+        raise IndexError("off the table")
+
+
+def test_an_environment_that_crashes_under_stable_baselines3(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        gymnasium.registry, "Falls-v0", gymnasium.envs.registration.EnvSpec("Falls-v0", entry_point=Falls)
+    )
+    sentence = refused(run.command, ["sb3/a2c", "Falls-v0", "--out", str(tmp_path / "run"), "--quiet"])
+    assert sentence == "an environment crashed in step: IndexError: off the table"
+
+
+def test_a_zip_of_another_environment_is_refused(refused: Refused, ppo_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(ppo_run, other)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    (other / "config.yaml").write_text(yaml.safe_dump({**config, "env": "Pendulum-v1", "env_options": {}}))
+    assert "holds no sb3/ppo for Pendulum-v1" in refused(evaluate.command, [str(other)])
 
 
 def test_trpo_without_sb3_contrib(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

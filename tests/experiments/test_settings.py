@@ -140,6 +140,29 @@ def test_a_saved_configuration_gives_the_same_options(trpo_run: Path, ppo_run: P
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_envs": "two"}, "config.yaml: num_envs must be int, got 'two'"),
+        ({"agent": {"delta": [1]}}, r"agent settings in config.yaml: delta must be float, got \[1\]"),
+        ({"env_options": {"ctrl_cost_weight": "a"}}, "environment options in config.yaml: ctrl_cost_weight must be"),
+        ({"seed": None}, "is not the configuration of a run"),
+    ],
+)
+def test_a_configuration_of_wrong_types_is_refused(trpo_run: Path, tmp_path: Path, change: dict, message: str) -> None:
+    saved = yaml.safe_load((trpo_run / "config.yaml").read_text()) | change
+    if saved["seed"] is None:
+        del saved["seed"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    with pytest.raises(ValueError, match=message):
+        parse_run(["--resume", str(tmp_path)])
+
+
+def test_intervals_follow_the_steps_given_however_they_are_written() -> None:
+    options = parse_run(["trpo", "HalfCheetah-v4", "--total-timesteps", "1", "--total-timesteps", "200_000"])
+    assert (options.total_timesteps, options.eval_freq, options.checkpoint_freq) == (200_000, 4000, 10_000)
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
         ([], "name an algorithm and an environment"),
@@ -152,6 +175,7 @@ def test_a_saved_configuration_gives_the_same_options(trpo_run: Path, ppo_run: P
             "Unrecognized options: --agent.delt, 1. Did you mean --agent.delta?",
         ),
         (["trpo", "HalfCheetah-v4", "--seed", "one"], "Error parsing --seed"),
+        (["trpo", "HalfCheetah-v4", "--seed", str(2**32)], "--seed must be below 2**32"),
         (["trpo", "HalfCheetah-v4", "--num-envs", "0"], "--num-envs must be at least 1, got 0"),
         (["trpo", "HalfCheetah-v4", "--total-timesteps", "0"], "--total-timesteps must be at least 1"),
         (["trpo", "HalfCheetah-v4", "--matmul-precision", "low"], "--matmul-precision must be one of highest"),
