@@ -58,8 +58,9 @@ class MLP(nn.Module):
             for p in layers[-1].parameters():
                 nn.init.uniform_(p, -output_gain, output_gain)
         self.layers = nn.ModuleList(layers)
-        for layer in layers:  # by columns, as its passes like them
-            layer.weight.data = layer.weight.data.t().contiguous().t()
+        for layer in layers:  # by columns with the bias behind them, as its passes like it
+            both = torch.cat((layer.weight.data.t(), layer.bias.data[None]))
+            layer.weight.data, layer.bias.data = both[:-1].t(), both[-1]
         parameters = [(layer.weight, layer.bias) for layer in layers]
         self.torch, self.numpy = TorchMLP(parameters, activation), NumpyMLP(parameters, activation)
 
