@@ -7,6 +7,7 @@ them, [x, 1] @ [W'; b'] is a whole layer in one product, and its gradient, bias 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -121,9 +122,9 @@ class TorchMLP:
 
     def _memory(self, x: Tensor) -> _Memory:
         spare = self._spare.pop() if self._spare else None
-        if spare is None or spare.rows != len(x) or spare.device != x.device:
-            widths = [weight.shape[1] for weight, _ in self.parameters]
-            return _Memory(len(x), widths, self.parameters[0][0])
+        first = self.parameters[0][0]
+        if spare is None or spare.kind != (len(x), first.device, first.dtype):
+            return _Memory(len(x), [weight.shape[1] for weight, _ in self.parameters], first)
         return spare
 
     def _release(self, traced: Trace) -> None:
@@ -139,7 +140,7 @@ class _Memory:
     """
 
     def __init__(self, rows: int, widths: Sequence[int], like: Tensor) -> None:
-        self.rows, self.device = rows, like.device
+        self.kind = rows, like.device, like.dtype
         self.size = 2 * rows * sum(widths)
         self.with_one: list[Tensor] = []
         with torch.inference_mode(False):  # whose tensors nothing else could write into
@@ -148,7 +149,11 @@ class _Memory:
                 memory[:, width] = 1.0
                 self.with_one.append(memory[:, : width + 1])
             self.inputs = [x[:, :-1] for x in self.with_one]
-            self.grads = [torch.empty(rows, width, dtype=like.dtype, device=like.device) for width in widths]
+
+    @functools.cached_property
+    def grads(self) -> list[Tensor]:
+        with torch.inference_mode(False):
+            return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in self.inputs]
 
 
 def _used(traced: Trace) -> _Memory:

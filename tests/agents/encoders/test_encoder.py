@@ -183,7 +183,7 @@ def test_passes_follow_the_parameters_to_where_they_move():
     expected = net(x).detach()
     torch.testing.assert_close(net.torch.forward(x), expected)
     torch.testing.assert_close(copy.deepcopy(net).torch.forward(x), expected)
-    torch.testing.assert_close(net.double()(x.double()).float().detach(), expected)
+    torch.testing.assert_close(net.double().torch.forward(x.double()).float(), expected)
 
 
 def test_numpy_passes_follow_the_parameters_to_where_they_move():
