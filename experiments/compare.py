@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from experiments import cli
-from experiments.results import FINAL, RETURN, metrics, summarise
+from experiments.results import FINAL, RETURN, Summary, metrics, summarise
 from experiments.rundir import RunDir, csv_line, find_runs, write_aside
 from experiments.settings import hint
 
@@ -65,12 +65,13 @@ def command(argv: list[str]) -> int:
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
     plot_groups(groups, options.metric, options.out)
-    rows = [row(one, options.metric) for one in groups]
+    results = [[summarise(run, options.metric) for run in one.runs] for one in groups]
+    rows = [row(one, found) for one, found in zip(groups, results, strict=True)]
     write_aside(options.out.with_suffix(".csv"), csv_line(COLUMNS) + "".join(map(csv_line, rows)))
     write_aside(options.out.with_suffix(".md"), markdown(rows, options.metric))
     print(as_text(rows))
-    for one in groups:
-        for note in notes(one, options.metric):
+    for one, found in zip(groups, results, strict=True):
+        for note in notes(one, found, options.metric):
             print(f"note: {note}")
     print(f"\n{options.out}, with {options.out.with_suffix('.csv').name} and {options.out.with_suffix('.md').name}")
     return 0
@@ -112,13 +113,12 @@ def check_metric(groups: list[Group], metric: str) -> None:
         raise ValueError(f"no run has logged {metric!r}.{others}")
 
 
-def row(one: Group, metric: str = RETURN) -> list[Any]:
-    """The entries of `COLUMNS` for one group: means of `metric` over its seeds, with standard deviations.
+def row(one: Group, results: list[Summary]) -> list[Any]:
+    """The entries of `COLUMNS` for one group with these results: means over its seeds, with standard deviations.
 
-    A run that has not logged `metric` is left out, unless none has.
+    A run without a result is left out, unless none has one.
     """
-    everything = [summarise(run, metric) for run in one.runs]
-    results = [result for result in everything if result.evaluations] or everything
+    results = [result for result in results if result.evaluations] or results
     final = np.array([result.final_mean for result in results])
     best = np.array([result.maximum for result in results])
     speed = np.array([result.steps_per_second for result in results])
@@ -132,11 +132,11 @@ def row(one: Group, metric: str = RETURN) -> list[Any]:
     ]
 
 
-def notes(one: Group, metric: str = RETURN) -> list[str]:
+def notes(one: Group, results: list[Summary], metric: str = RETURN) -> list[str]:
     """What a reader should know before trusting the mean over a group."""
     found = []
-    for run, config in zip(one.runs, one.configs, strict=True):
-        result, total = summarise(run, metric), config.get("total_timesteps") or 0
+    for run, config, result in zip(one.runs, one.configs, results, strict=True):
+        total = config.get("total_timesteps") or 0
         if not result.evaluations:
             found.append(f"{run.path} has no {metric} yet and is left out")
         elif result.timesteps < total:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agents.encoders import torch_mlp
 from agents.encoders.numpy_mlp import FEW_MULTIPLICATIONS, FEW_ROWS, NumpyMLP
-from agents.encoders.torch_mlp import SERVED, TorchMLP
+from agents.encoders.torch_mlp import TorchMLP
 
 # In place where autograd allows it: they follow a linear layer, whose output nobody else needs.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh_,
-    "relu": torch.relu_,
+    **torch_mlp.ACTIVATIONS,
     "elu": F.elu_,
     "gelu": F.gelu,
 }
@@ -76,7 +76,7 @@ class MLP(nn.Module):
     @property
     def has_backward(self) -> bool:
         """Whether `torch` and `numpy` have its passes."""
-        return self.activation in SERVED
+        return self.activation in torch_mlp.ACTIVATIONS
 
 
 def output(encoder: nn.Module, net: MLP, obs: Any) -> Any:

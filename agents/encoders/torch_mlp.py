@@ -16,14 +16,13 @@ from torch import Tensor
 _ALIGN = 16  # floats: rows start on a 64-byte boundary
 _KEPT = 2**23  # floats: what takes more memory is given back
 
-# In place: they follow a linear layer, whose output nobody else needs.
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_}
+# Those whose output tells their derivative. In place: they follow a linear layer, whose output nobody else needs.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_}
 # (gradient at the output, output) -> gradient at the input, in the place of the first.
 _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tanh": lambda grad, out: torch.ops.aten.tanh_backward.grad_input(grad, out, grad_input=grad),
     "relu": lambda grad, out: torch.ops.aten.threshold_backward.grad_input(grad, out, 0.0, grad_input=grad),
 }
-SERVED = tuple(_BACKWARD)  # activations whose output tells their derivative
 
 
 class Trace:
@@ -34,7 +33,7 @@ class Trace:
 
 
 class TorchMLP:
-    """The network whose layers have these `parameters` (weight [out, in], bias [out]). Activations: `SERVED`.
+    """Layers with these `parameters` (weight [out, in], bias [out]) and one of `ACTIVATIONS` between them.
 
     The same numbers as autograd's, to rounding, in half the time.
     """
@@ -53,7 +52,7 @@ class TorchMLP:
 
     def trace(self, *columns: Tensor) -> tuple[Tensor, Trace]:
         """The output for an input whose columns these tensors [batch, ...] make up, and what a way back needs."""
-        activation = _ACTIVATIONS[self.activation]
+        activation = ACTIVATIONS[self.activation]
         matrices, memory = self._matrices(), self._memory(columns[0])
         first = 0
         for part in columns:
