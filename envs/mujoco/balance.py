@@ -33,7 +33,7 @@ class InvertedDoublePendulum(Task):
         return normal_start(self.env, rng, self.env._reset_noise_scale if self.v5 else 0.1)
 
     def readers(self) -> dict[str, Reader]:
-        return {"tip": lambda data: data.site_xpos[0], "qfrc_constraint": field_reader("qfrc_constraint")}
+        return {"tip": lambda batch: batch.bind("site_xpos")[:, 0], "qfrc_constraint": field_reader("qfrc_constraint")}
 
     def observe(self, values: Values) -> Array:
         qpos = values["qpos"]

@@ -25,7 +25,7 @@ class _HumanoidBody(Task):
     contact_forces = True
 
     def readers(self) -> dict[str, Reader]:
-        names = ["cinert", "cvel", "qfrc_actuator", "cfrc_ext", "ctrl", "xipos"]
+        names = ["cinert", "cvel", "qfrc_actuator", "ctrl", "xipos"]
         if self.v5:
             names += ["ten_length", "ten_velocity"]
         return {name: field_reader(name) for name in names}

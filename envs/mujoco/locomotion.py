@@ -12,7 +12,6 @@ from envs.mujoco.task import (
     Task,
     between,
     body_reader,
-    field_reader,
     never,
     norm,
     normal_start,
@@ -152,10 +151,7 @@ class Ant(Task):
         self.contact_forces = v5 or self.env._use_contact_forces
 
     def readers(self) -> dict[str, Reader]:
-        readers = {"torso": body_reader(self.env, self.env._main_body if self.v5 else "torso")}
-        if self.contact_forces:
-            readers["cfrc_ext"] = field_reader("cfrc_ext")
-        return readers
+        return {"torso": body_reader(self.env, self.env._main_body if self.v5 else "torso")}
 
     def initial_state(self, rng: np.random.Generator) -> tuple[Array, Array]:
         return normal_start(self.env, rng, self.env._reset_noise_scale)

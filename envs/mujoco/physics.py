@@ -5,29 +5,40 @@ Holds physics alone: rewards and observations are in the task files, episodes in
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Mapping
 
 import mujoco
 import numpy as np
+from mujoco.batch import Batch
 from numpy.typing import NDArray
 
-from envs.mujoco.crew import Crew, Pace
+from envs.mujoco.pace import Pace
 
-Reader = Callable[[mujoco.MjData], NDArray[np.float64]]  # a live view into one MjData
+Reader = Callable[[Batch], NDArray[np.float64]]  # a live view [N, ...] of what a batch computes
 Values = Mapping[str, NDArray[np.float64]]
 
-# Everything that decides the next step bit for bit, the solver's warm start included.
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+# MuJoCo's global callbacks that a user may have set, the clock among them.
+_CALLBACKS = [
+    getattr(mujoco, f"get_mjcb_{name}")
+    for name in ("act_bias", "act_dyn", "act_gain", "contactfilter", "control", "passive", "sensor", "time")
+]
 
 
 class Physics:
-    """One `MjModel` shared, never changed, by `num_envs` `MjData`.
+    """`num_envs` simulations of one `MjModel`, which is never changed, on MuJoCo's own pool of threads.
 
-    `values` maps names to arrays [N, ...] that `step` and `gather` refresh in place:
-    `state` [N, nq + nv], its views `qpos` and `qvel`, and one array for each of `readers`.
+    `values` maps names to arrays [N, ...] that `step` and `gather` refresh in place: `state` [N, nq + nv], its views
+    `qpos` and `qvel`, one array for each of `readers`, and with `contact_forces` `cfrc_ext` [N, bodies, 6]. `batch`
+    is MuJoCo's batch that is in use.
     """
+
+    batch: Batch
+    _ctrl: NDArray[np.float64]
+    _views: dict[str, NDArray[np.float64]]  # what `gather` copies into `values`
 
     def __init__(
         self,
@@ -39,88 +50,130 @@ class Physics:
         contact_forces: bool,
         num_threads: int | None = None,
     ) -> None:
-        """Allocate the copies in the model's default state.
+        """Allocate the simulations in the model's default state.
 
         Args:
             model: the compiled model.
-            num_envs: copies, N.
+            num_envs: simulations, N.
             frame_skip: MuJoCo steps in one `step`.
-            readers: name -> view of the quantity in one MjData.
+            readers: name -> view of the quantity in a batch.
             contact_forces: compute `cfrc_ext` after each step, which MuJoCo leaves out by default.
             num_threads: threads that step, at most N; default: the cores this process may use, while that is
                 faster than the calling thread alone.
         """
         self.model = model
-        self.datas = [mujoco.MjData(model) for _ in range(num_envs)]
-        state = [view for data in self.datas for view in (data.qpos, data.qvel)]
-        flat = np.empty(num_envs * (model.nq + model.nv))
-        rows = flat.reshape(num_envs, -1)
-        self.values: dict[str, NDArray[np.float64]] = {
-            "state": rows,
-            "qpos": rows[:, : model.nq],
-            "qvel": rows[:, model.nq :],
-        }
-        self._gathered = [(state, flat)]
-        for name, read in readers.items():
-            views = [read(data) for data in self.datas]
-            flat = np.empty(num_envs * views[0].size)
-            self._gathered.append(([view.reshape(-1) for view in views], flat))
-            self.values[name] = flat.reshape(num_envs, *views[0].shape)
+        self._num_envs = num_envs
+        self._frame_skip = frame_skip
+        self._readers = readers
+        self._threads = min(num_envs, num_threads or available_cores())
+        self._pace = Pace() if num_threads is None and self._threads > 1 else None
+        self._batches: dict[int, Batch] = {}  # by number of threads: all of them, one, or both, as the pace asks
+        self._take(self._new_batch(1 if self._pace else self._threads))
 
-        self._ctrl = np.zeros((num_envs, model.nu))
-        self._jobs = [(data, data.ctrl, row) for data, row in zip(self.datas, self._ctrl, strict=True)]
-        self._work = _stepper(model, frame_skip, contact_forces)
-        self._crew = Crew(self._work, min(num_envs, num_threads or available_cores()))
-        self._pace = Pace() if num_threads is None and self._crew.threads > 1 else None
+        # Contiguous copies, as Gymnasium's arrays are: strides decide in which order and by which routine numpy adds.
+        self.values: dict[str, NDArray[np.float64]] = {name: np.empty(view.shape) for name, view in self._views.items()}
+        self.values["qpos"] = self.values["state"][:, : model.nq]
+        self.values["qvel"] = self.values["state"][:, model.nq :]
+        self._scratch = mujoco.MjData(model) if contact_forces else None
+        if contact_forces:
+            self.values["cfrc_ext"] = np.zeros((num_envs, model.nbody, 6))
+        _living.add(self)
 
     def step(self, ctrl: NDArray) -> None:
-        """Apply controls [N, nu] for `frame_skip` MuJoCo steps in every copy, then gather."""
-        np.copyto(self._ctrl, ctrl)
+        """Apply controls [N, nu] for `frame_skip` MuJoCo steps in every simulation, then gather."""
         if self._pace is None:
-            self._crew.run(self._jobs)
+            self._step(ctrl)
         else:
+            self._use(self._threads if self._pace.shared else 1)
             start = time.perf_counter()
-            self._crew.run(self._jobs, alone=not self._pace.shared)
+            self._step(ctrl)
             self._pace.took(time.perf_counter() - start)
+        if self._scratch is not None:
+            for i, forces in enumerate(self.values["cfrc_ext"]):
+                mujoco.mj_rnePostConstraint(self.model, self.get_data(i, self._scratch))
+                np.copyto(forces, self._scratch.cfrc_ext)
         self.gather()
 
-    def reset(self, i: int, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
-        """Start copy `i` afresh from positions [nq] and velocities [nv]; `gather` is left to the caller."""
-        data = self.datas[i]
-        mujoco.mj_resetData(self.model, data)
-        data.qpos[:] = qpos
-        data.qvel[:] = qvel
-        mujoco.mj_forward(self.model, data)
+    def reset(self, ids: NDArray[np.intp], qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
+        """Start simulations `ids`, in ascending order, afresh from positions [n, nq] and velocities [n, nv]; gather."""
+        _stop_clock()
+        batch = self.batch
+        batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        batch.qpos[ids] = qpos
+        batch.qvel[ids] = qvel
+        batch.forward(ids)
+        if self._scratch is not None:
+            self.values["cfrc_ext"][ids] = 0
+        self.gather()
 
     def gather(self) -> None:
-        """Refresh `values` from every copy."""
-        for views, flat in self._gathered:
-            np.concatenate(views, out=flat)
+        """Refresh `values` from the simulations."""
+        values = self.values
+        for name, view in self._views.items():
+            np.copyto(values[name], view)
 
     def get_state(self) -> NDArray[np.float64]:
-        """MuJoCo's integration state of every copy, [N, n]."""
-        states = np.empty((len(self.datas), self.state_size))
-        for data, row in zip(self.datas, states, strict=True):
-            mujoco.mj_getState(self.model, data, row, _STATE)
-        return states
+        """MuJoCo's integration state of every simulation, [N, n]: all that decides the next step bit for bit, the
+        solver's warm start included."""
+        return self.batch.state.copy()
 
     def set_state(self, states: NDArray[np.float64]) -> None:
         """Put back what `get_state` gave."""
-        for data, row in zip(self.datas, states, strict=True):
-            mujoco.mj_resetData(self.model, data)
-            mujoco.mj_setState(self.model, data, row, _STATE)
-            mujoco.mj_forward(self.model, data)  # body positions and contacts, which renderers read
-            mujoco.mj_setState(self.model, data, row, _STATE)
+        _stop_clock()
+        batch = self.batch
+        batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
+        batch.state[:] = states
+        batch.forward()  # body positions and contacts, which renderers read
+        batch.state[:] = states
         self.gather()
+
+    def get_data(self, i: int, data: mujoco.MjData) -> mujoco.MjData:
+        """Simulation `i` as MuJoCo's renderer and functions take it, written into `data`."""
+        return self.batch.get_data(i, data)
 
     @property
     def state_size(self) -> int:
-        """Numbers in the integration state of one copy."""
-        return mujoco.mj_stateSize(self.model, _STATE)
+        """Numbers in the integration state of one simulation."""
+        return self.batch.nstate
 
     def close(self) -> None:
-        """End the threads."""
-        self._crew.close()
+        """End the threads; a later step takes the calling one alone."""
+        self._pace = None
+        self._use(1)
+        self._batches = {1: self.batch}
+
+    def _step(self, ctrl: NDArray) -> None:
+        self._ctrl[:] = ctrl
+        self.batch.step(nstep=self._frame_skip)
+
+    def _use(self, threads: int) -> None:
+        """Go on with the batch of so many threads, from where the one in use stands."""
+        if threads == self.batch.nthread:
+            return
+        state = self.batch.state
+        self._take(self._batches.get(threads) or self._new_batch(threads))
+        self.batch.state[:] = state
+
+    def _new_batch(self, threads: int) -> Batch:
+        # persistent: an MjData for each simulation, from which frames and contact forces come
+        self._batches[threads] = batch = Batch(self.model, self._num_envs, threads, persistent=True)
+        return batch
+
+    def _take(self, batch: Batch) -> None:
+        self.batch = batch
+        self._ctrl = batch.ctrl
+        start = (batch.qpos.ctypes.data - batch.state.ctypes.data) // batch.state.itemsize  # velocities lie behind
+        state = batch.state[:, start : start + self.model.nq + self.model.nv]
+        self._views = {"state": state, **{name: read(batch) for name, read in self._readers.items()}}
+
+    def _start_again(self) -> None:
+        """In a forked child, which has none of its parent's threads: go on with batches of its own."""
+        states = self.get_state()
+        for batch in self._batches.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(batch))  # never freed: that would wait for its threads
+        self._batches = {}
+        self._take(self._new_batch(self.batch.nthread))
+        self.set_state(states)
 
 
 def available_cores() -> int:
@@ -130,22 +183,23 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _stepper(
-    model: mujoco.MjModel, frame_skip: int, contact_forces: bool
-) -> Callable[[Iterator[tuple[mujoco.MjData, NDArray[np.float64], NDArray[np.float64]]]], None]:
-    mj_step, mj_rne = mujoco.mj_step, mujoco.mj_rnePostConstraint
+def _stop_clock() -> None:
+    """Take away the clock that MuJoCo's Python package sets for the process.
 
-    def step(jobs: Iterator[tuple[mujoco.MjData, NDArray[np.float64], NDArray[np.float64]]]) -> None:
-        for data, ctrl, row in jobs:
-            ctrl[:] = row
-            mj_step(model, data, frame_skip)
+    MuJoCo reads it for `MjData.timer` some thirty times a step, a seventh of HalfCheetah's time. A clock of the user's
+    own (`mujoco.set_mjcb_time`) stays, and so does the package's beside any other callback of theirs.
+    """
+    if all(get() is None for get in _CALLBACKS):
+        mujoco.mj_resetCallbacks()
 
-    def step_with_contact_forces(
-        jobs: Iterator[tuple[mujoco.MjData, NDArray[np.float64], NDArray[np.float64]]],
-    ) -> None:
-        for data, ctrl, row in jobs:
-            ctrl[:] = row
-            mj_step(model, data, frame_skip)
-            mj_rne(model, data)
 
-    return step_with_contact_forces if contact_forces else step
+_living: weakref.WeakSet[Physics] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for physics in _living:
+        physics._start_again()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 
 import mujoco
 from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
 
-def make_renderers(like: MujocoRenderer, datas: Sequence[mujoco.MjData]) -> list[MujocoRenderer]:
-    """One renderer per MjData with the size and camera of `like`; contexts open at the first frame.
+def make_renderers(like: MujocoRenderer, num_envs: int) -> list[MujocoRenderer]:
+    """Renderers with the size and camera of `like` and an MjData of their own; contexts open at the first frame.
 
     On Linux without a display, `MUJOCO_GL` is set to "egl" unless the user has set it: Gymnasium's own
     order tries the windowing system first and stops there.
@@ -21,7 +20,7 @@ def make_renderers(like: MujocoRenderer, datas: Sequence[mujoco.MjData]) -> list
     return [
         MujocoRenderer(
             like.model,
-            data,
+            mujoco.MjData(like.model),
             like.default_cam_config,
             like.width,
             like.height,
@@ -29,5 +28,5 @@ def make_renderers(like: MujocoRenderer, datas: Sequence[mujoco.MjData]) -> list
             camera_id=like.camera_id,
             visual_options=like._vopt,
         )
-        for data in datas
+        for _ in range(num_envs)
     ]

@@ -7,7 +7,6 @@ through the same dot product as `np.linalg.norm`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ class Task:
         v5: whether it is the task's version 5.
     """
 
-    contact_forces = False  # whether `cfrc_ext` is read
+    contact_forces = False  # whether `cfrc_ext` is among the values
 
     def __init__(self, env: Any, v5: bool) -> None:
         self.env = env
@@ -104,9 +103,9 @@ def between(low: float, x: Array, high: float) -> Array:
 def body_reader(env: Any, body: int | str) -> Reader:
     """Reads the position [3] of a body, which is given by number or name."""
     index = env.model.body(body).id
-    return lambda data: data.xpos[index]
+    return lambda batch: batch.bind("xpos")[:, index]
 
 
-def field_reader(name: str, start: int = 0) -> Callable[..., Array]:
-    """Reads one of MjData's fields, from row `start`."""
-    return lambda data: getattr(data, name)[start:]
+def field_reader(name: str) -> Reader:
+    """Reads one of MjData's fields."""
+    return lambda batch: batch.bind(name)

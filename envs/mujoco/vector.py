@@ -143,13 +143,16 @@ class MujocoVectorEnv(Copyable, VectorEnv[NDArray[np.float64], NDArray[Any], NDA
         others = ~mask
         if np.count_nonzero((self._elapsed < 0) & others):
             raise ResetNeeded("The first reset must reset every environment: give no `reset_mask`.")
-        for i in np.flatnonzero(mask).tolist():
+        ids = np.flatnonzero(mask)
+        starts = []
+        for i in ids.tolist():
             rng = self._rngs[i]
             if seeds[i] is not None or rng is None:
                 rng, self._seeds[i] = seeding.np_random(seeds[i])
                 self._rngs[i] = rng
-            self._physics.reset(i, *self._task.initial_state(rng))
-        self._physics.gather()
+            starts.append(self._task.initial_state(rng))
+        qpos, qvel = zip(*starts, strict=True)
+        self._physics.reset(ids, np.array(qpos), np.array(qvel))
         values = self._physics.values
         obs, mark = self._task.observe(values), self._task.mark(values)
         np.copyto(obs, self._obs, where=others[:, None])
@@ -279,8 +282,11 @@ class MujocoVectorEnv(Copyable, VectorEnv[NDArray[np.float64], NDArray[Any], NDA
         if (self._elapsed < 0).any():
             raise ResetNeeded("Cannot call `env.render()` before calling `env.reset()`.")
         if not self._renderers:
-            self._renderers = make_renderers(self._env.mujoco_renderer, self._physics.datas)
-        return tuple(renderer.render(self.render_mode) for renderer in self._renderers)
+            self._renderers = make_renderers(self._env.mujoco_renderer, self.num_envs)
+        return tuple(
+            self._physics.get_data(i, renderer.data) and renderer.render(self.render_mode)
+            for i, renderer in enumerate(self._renderers)
+        )
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads and close the renderers."""

@@ -54,8 +54,7 @@ def test_the_solvers_warm_start_is_part_of_the_state():
     actions = np.random.default_rng(0).uniform(-1, 1, (20, 16, 8))
     rollout(env, actions)
     fresh.set_state(env.get_state())
-    for data in fresh._physics.datas:
-        data.qacc_warmstart[:] = 0
+    fresh._physics.batch.qacc_warmstart[:] = 0
     assert rollout(fresh, actions[:1])[0] != rollout(env, actions[:1])[0]
 
 
@@ -64,7 +63,8 @@ def test_a_restored_environment_is_drawn_where_it_is():
     env.reset(seed=0)
     rollout(env, np.ones((5, 2, 6)))
     fresh.set_state(env.get_state())
-    for data, restored in zip(env._physics.datas, fresh._physics.datas, strict=True):
+    for i in range(2):
+        data, restored = (each._physics.get_data(i, mujoco.MjData(each._physics.model)) for each in (env, fresh))
         mujoco.mj_forward(env._physics.model, data)
         assert restored.xpos.tobytes() == data.xpos.tobytes()
         assert restored.geom_xmat.tobytes() == data.geom_xmat.tobytes()

@@ -1,8 +1,10 @@
 """The fast MuJoCo environments against Gymnasium's own: every value bit for bit, every dtype, every info."""
 
+import ctypes
 import warnings
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs.mujoco import MujocoVectorEnv, crew, physics
+from envs.mujoco import MujocoVectorEnv, pace, physics
 from tests.envs.mujoco.ids import IDS
 
 
@@ -150,9 +152,10 @@ def test_a_capped_impact_is_reported_as_gymnasium_reports_it(tmp_path, monkeypat
     ours.reset(seed=0)
     theirs.reset(seed=0)
     for i, height in enumerate((40.0, 0.1, 60.0)):
-        for data in (ours._physics.datas[i], theirs.envs[i].unwrapped.data):
-            data.qpos[2] = height
-            data.qvel[2] = -20 * height
+        data = theirs.envs[i].unwrapped.data
+        for qpos, qvel in ((ours._physics.batch.qpos[i], ours._physics.batch.qvel[i]), (data.qpos, data.qvel)):
+            qpos[2] = height
+            qvel[2] = -20 * height
     seen = set()
     for action in random_actions(ours, 40):
         mine = ours.step(action)
@@ -166,8 +169,8 @@ def test_diverging_physics_is_reset_by_mujoco_alike(tmp_path, monkeypatch):
     ours, theirs = envs.make_vec("Humanoid-v5", 2), gymnasium_vec("Humanoid-v5", 2)
     ours.reset(seed=0)
     theirs.reset(seed=0)
-    for data in (ours._physics.datas[1], theirs.envs[1].unwrapped.data):
-        data.qvel[:] = 1e12
+    for qvel in (ours._physics.batch.qvel[1], theirs.envs[1].unwrapped.data.qvel):
+        qvel[:] = 1e12
     action = random_actions(ours, 1)[0]
     assert_same(ours.step(action), theirs.step(action))
 
@@ -295,9 +298,9 @@ def test_any_number_of_threads_steps_alike():
 
 @pytest.mark.parametrize("worthwhile", [0.0, float("inf")])
 def test_sharing_a_round_or_not_changes_nothing_but_time(worthwhile, monkeypatch):
-    monkeypatch.setattr(crew, "WORTHWHILE", worthwhile)
-    monkeypatch.setattr(crew, "TRIAL", 3)
-    monkeypatch.setattr(crew, "PERIOD", 5)
+    monkeypatch.setattr(pace, "WORTHWHILE", worthwhile)
+    monkeypatch.setattr(pace, "TRIAL", 3)
+    monkeypatch.setattr(pace, "PERIOD", 5)
     monkeypatch.setattr(physics, "available_cores", lambda: 2)
     env, alone = envs.make_vec("Swimmer-v5", 3), MujocoVectorEnv("Swimmer-v5", 3, num_threads=1)
     env.reset(seed=0)
@@ -320,6 +323,28 @@ def test_the_model_is_shared_and_left_alone():
     model = env._physics.model
     for name in ("body_mass", "geom_size", "jnt_range", "dof_damping", "qpos0", "actuator_gear"):
         assert_same(getattr(model, name), getattr(fresh, name), name)
+
+
+def test_mujocos_timers_stand_still_unless_the_user_has_set_a_clock():
+    env = envs.make_vec("HalfCheetah-v4", 2)
+    action = random_actions(env, 1)[0]
+
+    def timers_after_a_step():
+        data = mujoco.MjData(env._physics.model)  # comes with MuJoCo's own clock
+        env.reset(seed=0)
+        env.step(action)
+        mujoco.mj_step(env._physics.model, data)
+        return data.timer.duration.any()
+
+    ticks = iter(range(10**9))
+    clock = ctypes.CFUNCTYPE(ctypes.c_double)(lambda: float(next(ticks)))
+    assert not timers_after_a_step()
+    mujoco.set_mjcb_time(clock)
+    try:
+        assert timers_after_a_step()
+    finally:
+        mujoco.set_mjcb_time(None)
+    assert not timers_after_a_step()
 
 
 def test_construction_is_quiet(tmp_path, monkeypatch, capfd):
