@@ -32,6 +32,10 @@ class EpisodeStats(Protocol):
     def lengths(self) -> np.ndarray: ...  # [episodes]
 
 
+class Interrupted(Exception):
+    """An evaluation was cut short: the run is to end."""
+
+
 class Boundary(BaseCallback):
     """Calls `due()` at the first iteration boundary at or after each multiple of `every` steps; 0: never.
 
@@ -79,19 +83,22 @@ class Evaluation(Boundary):
     """Evaluates, logs eval/*, appends to evaluations.csv and keeps the best checkpoint.
 
     Stands before `Checkpoints` in the list of callbacks: a checkpoint at step N then implies that every
-    evaluation up to N is on disk. at_start: evaluate before the first step too. also: logs what else an evaluation
-    tells, and gives a note for its line.
+    evaluation up to N is on disk, or that the one at N was cut short and is made anew when the run is resumed there.
+    evaluate: calls its argument at every step, which raises `Interrupted` when the run is `stopped`; the last
+    evaluation is made whole. at_start: evaluate before the first step too. also: logs what else an evaluation tells,
+    and gives a note for its line.
     """
 
     def __init__(
         self,
         run: RunDir,
-        evaluate: Callable[[], EpisodeStats],
+        evaluate: Callable[[Callable[[], None]], EpisodeStats],
         save_best: Callable[[], None],
         *,
         every: int,
         total: int,
         say: Callable[[str], None],
+        stopped: Callable[[], bool] = lambda: False,
         at_start: bool = False,
         also: Callable[[Any], str] | None = None,
     ) -> None:
@@ -102,6 +109,7 @@ class Evaluation(Boundary):
         self.save_best = save_best
         self.total = total
         self.say = say
+        self.stopped = stopped
         self.at_start = at_start
         self.seconds = 0.0
         rows = run.read_evaluations()
@@ -110,12 +118,19 @@ class Evaluation(Boundary):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
-        if self.at_start and self.every > 0:
+        if self.every > 0 and (self.at_start or self.now // self.every > max(self.evaluated_at, 0) // self.every):
             self.due()
+
+    def _go_on(self) -> None:
+        if 0 < self.now < self.total and self.stopped():
+            raise Interrupted
 
     def due(self) -> None:
         began = time.monotonic()
-        stats = self.evaluate()
+        try:
+            stats = self.evaluate(self._go_on)
+        except Interrupted:
+            return
         returns, lengths = np.asarray(stats.returns, float), np.asarray(stats.lengths, float)
         step, mean, length = self.now, float(returns.mean()), float(lengths.mean())
         self.evaluated_at = step

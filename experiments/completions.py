@@ -87,7 +87,8 @@ def evaluate_text(
 ) -> TextStats:
     """`evaluate`, and pass@k for k = 1, 2, 4, ..., samples from so many responses drawn to each problem.
 
-    samples: 1 leaves pass@k out; problems: how many of them, the first ones, it is measured on (all).
+    samples: 1 leaves pass@k out; problems: how many of them, the first ones, it is measured on (all). watch: is shown
+    every step, those of pass@k too.
     """
     listener = _Listener(agent, episodes)
 
@@ -100,7 +101,7 @@ def evaluate_text(
     pass_at = {}
     if samples > 1:
         count = problems or episodes
-        drawn = evaluate(agent, env, count, seed=seed, deterministic=False, samples=samples)
+        drawn = evaluate(agent, env, count, seed=seed, deterministic=False, samples=samples, watch=watch)
         solved = (drawn.returns >= SUCCESS).reshape(count, samples)
         pass_at = {k: pass_at_k(solved, k) for k in sorted({samples, *(2**i for i in range(samples.bit_length()))})}
     return TextStats(

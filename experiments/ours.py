@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 import agents
-from agents.core.evaluation import EpisodeStats, evaluate
+from agents.core.evaluation import EpisodeStats, WatchedStep, evaluate
+from experiments.callbacks import Interrupted
 from experiments.environments import make_envs, make_eval_env, sees_screens
 from experiments.settings import RunOptions, plain
 from experiments.training import Learner
@@ -79,18 +81,28 @@ def _learner(options: RunOptions, agent: agents.Agent, env: VectorEnv) -> Learne
 
         watcher = Watcher(options.env_id, agent=agent)
 
-    def evaluate_agent() -> EpisodeStats:
+    def evaluate_agent(step_made: Callable[[], None]) -> EpisodeStats:
         if watcher is not None:
             watcher.begin()
-        watch = None if watcher is None else watcher.watch
-        if isinstance(agent.action_space, spaces.Text):
-            from experiments.completions import evaluate_text
 
-            samples, problems = options.eval_samples, max(1, options.eval_episodes // options.eval_samples)
-            return evaluate_text(
-                agent, eval_env, options.eval_episodes, samples=samples, problems=problems, watch=watch
-            )
-        return evaluate(model, eval_env, options.eval_episodes, watch=watch)
+        def watch(step: WatchedStep) -> None:
+            step_made()
+            if watcher is not None:
+                watcher.watch(step)
+
+        drawn = agent.predict_generator.get_state()
+        try:
+            if isinstance(agent.action_space, spaces.Text):
+                from experiments.completions import evaluate_text
+
+                samples, problems = options.eval_samples, max(1, options.eval_episodes // options.eval_samples)
+                return evaluate_text(
+                    agent, eval_env, options.eval_episodes, samples=samples, problems=problems, watch=watch
+                )
+            return evaluate(model, eval_env, options.eval_episodes, watch=watch)
+        except Interrupted:
+            agent.predict_generator.set_state(drawn)
+            raise
 
     def save(path: Path, exact: bool) -> None:
         agent.save(path.with_name(path.name + SUFFIX), exact=exact)

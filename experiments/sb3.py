@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from agents.core.errors import guarded
-from agents.core.evaluation import evaluate
+from agents.core.evaluation import EpisodeStats, evaluate
 from experiments.environments import make_envs, make_eval_env, make_single
 from experiments.settings import RunOptions
 from experiments.signature import options_of
@@ -98,7 +99,10 @@ def new_learner(options: RunOptions) -> Learner:
         env.close()
         eval_env.close()
 
-    return Learner(model, lambda: evaluate(predictor, eval_env, options.eval_episodes), save, close, resumable=False)
+    def evaluate_model(step_made: Callable[[], None]) -> EpisodeStats:
+        return evaluate(predictor, eval_env, options.eval_episodes, watch=lambda step: step_made())
+
+    return Learner(model, evaluate_model, save, close, resumable=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,8 +40,8 @@ class Learner:
 
     model: Any
     """Has learn, set_logger, num_timesteps and ep_info_buffer as Stable-Baselines3's agents do."""
-    evaluate: Callable[[], EpisodeStats]
-    """One evaluation on environments of its own."""
+    evaluate: Callable[[Callable[[], None]], EpisodeStats]
+    """One evaluation on environments of its own. If what it calls at every step raises, nothing has changed."""
     save: Callable[[Path, bool], None]
     """`save(path, exact)` writes a checkpoint; the suffix is the learner's."""
     close: Callable[[], None]
@@ -65,6 +65,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
     logger = make_logger(run, resumed_at=resumed_at, quiet=options.quiet) if first else Logger(None, [])
     learner.model.set_logger(logger)
     logs = _logs(learner, run) if first else []
+    stop = Stop(between_iterations=learner.resumable)
     evaluation = Evaluation(
         run,
         learner.evaluate,
@@ -72,6 +73,7 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         every=options.eval_freq,
         total=options.total_timesteps,
         say=talk,
+        stopped=lambda: stop.requested,
         at_start=learner.warm_up is not None or (options.init is not None and start == 0),
         also=lambda stats: "".join(log.evaluated(stats) for log in logs),
     )
@@ -82,7 +84,6 @@ def train(options: RunOptions, learner: Learner, run: RunDir, resumed_at: int | 
         keep_last=options.keep_last,
         at_start=learner.warm_up is not None,
     )
-    stop = Stop(between_iterations=learner.resumable)
     callbacks: list[BaseCallback] = [evaluation] * first + [checkpoints, stop, *logs]
     bar, bars = None, first and options.progress and not options.quiet and sys.stderr.isatty()
     if bars:

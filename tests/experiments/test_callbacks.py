@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,16 +67,26 @@ def test_due_once_for_every_multiple_crossed_however_often_the_run_is_cut(
     assert first.seen + second.seen == crossed
 
 
-def evaluation(run: RunDir, means: list[float], saved: list[int], model: Model, every: int, total: int) -> Evaluation:
+def evaluation(
+    run: RunDir,
+    means: list[float],
+    saved: list[int],
+    model: Model,
+    every: int,
+    total: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Evaluation:
     left = iter(means)
 
-    def evaluate() -> SimpleNamespace:
+    def evaluate(step_made: Callable[[], None]) -> SimpleNamespace:
+        step_made()
         mean = next(left)
         return SimpleNamespace(returns=np.array([mean - 1, mean + 1]), lengths=np.array([3, 5]))
 
-    return Evaluation(
-        run, evaluate, lambda: saved.append(model.num_timesteps), every=every, total=total, say=lambda text: None
-    )
+    def save_best() -> None:
+        saved.append(model.num_timesteps)
+
+    return Evaluation(run, evaluate, save_best, every=every, total=total, say=lambda text: None, stopped=stopped)
 
 
 def test_the_best_evaluation_is_saved_and_all_are_written(tmp_path: Path) -> None:
@@ -103,6 +114,26 @@ def test_a_resumed_run_knows_the_best_and_does_not_evaluate_twice(tmp_path: Path
     model.learn([evaluation(run, [2.0, 4.0], saved, model, 10, 40)], 40, 10)
     assert [row["timesteps"] for row in run.read_evaluations()] == [10, 20, 30, 40]
     assert saved == [10, 20, 40]
+
+
+def test_an_evaluation_cut_short_is_made_where_the_run_is_resumed(tmp_path: Path) -> None:
+    run, saved = RunDir(tmp_path), []  # type: ignore[var-annotated]
+    model = Model()
+    model.learn([evaluation(run, [1.0], saved, model, 10, 40, lambda: model.num_timesteps >= 20)], 40, 10, until=20)
+    assert [row["timesteps"] for row in run.read_evaluations()] == [10]
+    for _ in range(2):  # cut short again, then not
+        model = Model(start=20)
+        model.learn([evaluation(run, [], saved, model, 10, 40, lambda: True)], 40, 10, until=20)
+        assert [row["timesteps"] for row in run.read_evaluations()] == [10]
+    model = Model(start=20)
+    model.learn([evaluation(run, [2.0, 3.0, 4.0], saved, model, 10, 40)], 40, 10)
+    assert [row["timesteps"] for row in run.read_evaluations()] == [10, 20, 30, 40]
+
+
+def test_the_last_evaluation_is_made_whole(tmp_path: Path) -> None:
+    run, model = RunDir(tmp_path), Model()
+    model.learn([evaluation(run, [2.0], [], model, 40, 40, lambda: True)], 40, 10)
+    assert [row["timesteps"] for row in run.read_evaluations()] == [40]
 
 
 def test_checkpoints_keep_the_last_few_and_end_with_an_exact_one(tmp_path: Path) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from experiments import run
+from agents.core import evaluation
+from agents.core.evaluation import EpisodeStats, WatchedStep
+from experiments import ours, run
 from experiments.rundir import RunDir
 
 Refused = Callable[[Callable[[list[str]], int], list[str]], str]
@@ -119,6 +124,28 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_as_if_nothing_had_been
     last = int(timeless(stopped / "progress.csv")[-1]["time/total_timesteps"])
     assert last < 2048
     assert (stopped / "curve.png").exists()
+    assert run.command(["--resume", str(stopped), "--no-progress"]) == 0
+    assert_same(trpo_run, stopped)
+
+
+def test_a_signal_cuts_an_evaluation_short_and_the_resumed_run_makes_it(
+    trpo_argv: list[str], trpo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, steps = tmp_path / "stopped", itertools.count()
+
+    def evaluate(*args: Any, watch: Callable[[WatchedStep], None], **kwargs: Any) -> EpisodeStats:
+        def see(step: WatchedStep) -> None:
+            if next(steps) == 1250:  # in the second evaluation: episodes have 1000 steps
+                os.kill(os.getpid(), signal.SIGTERM)
+            watch(step)
+
+        return evaluation.evaluate(*args, watch=see, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ours, "evaluate", evaluate)
+        assert run.command([*trpo_argv, "--total-timesteps", "2048", "--out", str(stopped)]) == 143
+    assert next(steps) < 1300
+    assert len(RunDir(stopped).read_evaluations()) == 1
     assert run.command(["--resume", str(stopped), "--no-progress"]) == 0
     assert_same(trpo_run, stopped)
 
