@@ -205,6 +205,9 @@ class TRPO(Agent):
     def schema(self) -> dict[str, Field]:
         return self.policy.fields()
 
+    def forget_episodes(self) -> None:
+        self.reward_scaler.running = None
+
     def rows_per_iteration(self) -> int:
         return self.config.n_steps
 

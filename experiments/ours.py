@@ -25,6 +25,7 @@ def new_learner(options: RunOptions) -> Learner:
     env = make_envs(options.env_id, options.num_envs, options.env_kwargs)
     agent = agents.make(options.algo, env, seed=options.seed, device=options.device, config=options.agent)
     learner = _learner(options, agent, env)
+    agent.prepare()  # now, so that a buffer larger than memory leaves nothing on disk
     if options.init is not None:
         begin_with(agent, load_agent(options.init, options.device))
     if options.warmup.episodes:

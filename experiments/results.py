@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.rundir import RunDir
+from experiments.rundir import RunDir, number
 
 RETURN = "eval/mean_reward"  # the column of progress.csv that a run is judged by
 FINAL = 10  # evaluations that make up the final mean
@@ -52,7 +52,7 @@ def summarise(run: RunDir, metric: str = RETURN) -> Summary:
 def curve(run: RunDir, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Environment steps and values of a column of progress.csv, both [points]; rows without it left out."""
     points = [
-        (float(row["time/total_timesteps"]), float(row[metric]))
+        tuple(number(run.progress, column, row[column]) for column in ("time/total_timesteps", metric))
         for row in run.read_progress()
         if row.get(metric) and row.get("time/total_timesteps")
     ]

@@ -110,7 +110,8 @@ class RunDir:
 
     def read_evaluations(self) -> list[dict[str, float]]:
         """The rows of evaluations.csv, in order; a half-written last row is left out."""
-        return [{key: float(value) for key, value in row.items()} for row in read_rows(self.evaluations)]
+        rows = read_rows(self.evaluations, EVALUATION_COLUMNS)
+        return [{key: number(self.evaluations, key, value) for key, value in row.items()} for row in rows]
 
     def append_success(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows to success.csv; each has the keys `SUCCESS_COLUMNS`."""
@@ -121,7 +122,7 @@ class RunDir:
 
     def read_success(self) -> list[dict[str, str]]:
         """The rows of success.csv, in order; a half-written last row is left out."""
-        return list(read_rows(self.success))
+        return list(read_rows(self.success, SUCCESS_COLUMNS))
 
     def append_completions(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add one line a row to completions.jsonl; each row tells its `timesteps`."""
@@ -229,9 +230,12 @@ def csv_line(values: Any) -> str:
     return text.getvalue()
 
 
-def read_rows(path: Path) -> Iterator[dict[str, str]]:
-    """Complete rows of a CSV file as dicts; nothing where there is no file."""
+def read_rows(path: Path, needed: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """Complete rows of a CSV file as dicts; nothing where there is no file. Raises ValueError where a column that is
+    needed is not there."""
     header, rows = _split(path)
+    if header:
+        _check_columns(path, header, needed)
     for line in rows:
         yield dict(zip(header, next(csv.reader([line])), strict=True))
 
@@ -249,9 +253,24 @@ def cut_rows(path: Path, column: str, last: int) -> None:
     if not header:
         path.unlink()
         return
+    _check_columns(path, header, [column])
     index = header.index(column)
-    kept = [line for line in rows if float(next(csv.reader([line]))[index] or 0) <= last]
+    kept = [line for line in rows if number(path, column, next(csv.reader([line]))[index] or "0") <= last]
     write_aside(path, csv_line(header) + "".join(kept))
+
+
+def number(path: Path, column: str, text: str) -> float:
+    """A cell of a CSV file as a number; raises ValueError naming the file where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{path} holds {text!r} under {column}, where a number belongs") from None
+
+
+def _check_columns(path: Path, header: Sequence[str], needed: Sequence[str]) -> None:
+    missing = [column for column in needed if column not in header]
+    if missing:
+        raise ValueError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(header)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -143,6 +143,9 @@ class Agent:
     def imitated(self) -> None:
         """Called when the policy has learned by imitation: bring in line what follows it."""
 
+    def forget_episodes(self) -> None:
+        """Called when fresh episodes begin everywhere: drop what was kept of those that were going on."""
+
     def tasks(self) -> TaskSampler | None:
         """Draws reset seeds in groups; None leaves seeding to the environments' own generators."""
         return None
@@ -173,6 +176,7 @@ class Agent:
         if reset_num_timesteps:
             self.num_timesteps = self.iterations = 0
             self.collector.obs = None
+            self.forget_episodes()
         self.total_timesteps = self.num_timesteps + int(total_timesteps)
         self._stop_requested = False
         every = log_interval or self.log_interval
@@ -310,6 +314,7 @@ class Agent:
         self._check_spaces(made)
         self.env, self._environment = made, environment_spec(made)
         self.collector = None
+        self.forget_episodes()
 
     @property
     def n_envs(self) -> int:

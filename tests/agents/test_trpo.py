@@ -286,6 +286,24 @@ def test_advantages_of_an_update_are_those_of_its_rollout(monkeypatch):
     torch.testing.assert_close(seen["ret"], (adv + values).flatten(), rtol=1e-4, atol=1e-2)
 
 
+def test_learning_anew_forgets_the_returns_of_the_episodes_that_were_going_on():
+    agent = agents.TRPO(vector(Counting, 3), n_steps=23, hidden=(4,), normalize_rewards=True)
+    agent.learn(23 * 3)
+    assert agent.reward_scaler.running.any()
+    agent.learn(23 * 3, reset_num_timesteps=False)
+    kept, found = agent.reward_scaler.update, []
+
+    def update(rollout):
+        found.append(agent.reward_scaler.running)
+        kept(rollout)
+
+    agent.reward_scaler.update = update
+    agent.learn(23 * 3, reset_num_timesteps=False)
+    agent.learn(23 * 3)
+    assert found[0].any()
+    assert found[1] is None
+
+
 def test_reset_steps_of_the_environment_teach_nothing(monkeypatch):
     agent = agents.TRPO(vector(Counting, 3, AutoresetMode.NEXT_STEP), n_steps=24, hidden=(4,))
     rows = []

@@ -114,3 +114,19 @@ def test_completions_are_cut_as_the_other_files_are(
     assert run.read_completions() == kept
     run.append_completions(rows[:1])
     assert run.read_completions() == kept + rows[:1]
+
+
+def test_a_table_that_is_not_a_runs_is_refused_by_name(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.append_evaluation(evaluation(5))
+    whole = run.evaluations.read_text()
+    run.evaluations.write_text(whole.replace("mean_reward", "score", 1))
+    with pytest.raises(ValueError, match=r"evaluations\.csv lacks the column mean_reward"):
+        run.read_evaluations()
+    run.evaluations.write_text(whole.replace("0.5", "half", 1))
+    with pytest.raises(ValueError, match=r"evaluations\.csv holds 'half' under mean_reward"):
+        run.read_evaluations()
+    run.progress.write_text("steps,loss\n5,0.1\n")
+    with pytest.raises(ValueError, match=r"progress\.csv lacks the column time/total_timesteps"):
+        run.cut_after(5)
+    assert run.progress.read_text() == "steps,loss\n5,0.1\n"

@@ -187,6 +187,7 @@ def test_intervals_follow_the_steps_given_however_they_are_written() -> None:
             ["ddpg", "Pendulum-v1", "--agent.batch-size", "100", "--agent.buffer-size", "50"],
             "ddpg: batch_size 100 is larger than buffer_size 50",
         ),
+        (["ddpg", "Pendulum-v1", "--agent.buffer-size", str(10**14)], "Unable to allocate"),
         (["sb3/ddpg", "CartPole-v1"], "sb3/ddpg refuses these settings"),
         (["sb3/ppo", "Pendulum-v1", "--agent.policy-kwargs", "{a: ["], "Error parsing --agent.policy-kwargs"),
         (["--resume", "nowhere"], "there is no directory nowhere"),
