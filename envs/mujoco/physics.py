@@ -1,4 +1,4 @@
-"""N copies of one MuJoCo model, stepped together, read as arrays with a row for each copy.
+"""N simulations of one MuJoCo model, stepped together, read as arrays with a row for each.
 
 Holds physics alone: rewards and observations are in the task files, episodes in vector.py.
 """

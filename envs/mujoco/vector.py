@@ -283,10 +283,9 @@ class MujocoVectorEnv(Copyable, VectorEnv[NDArray[np.float64], NDArray[Any], NDA
             raise ResetNeeded("Cannot call `env.render()` before calling `env.reset()`.")
         if not self._renderers:
             self._renderers = make_renderers(self._env.mujoco_renderer, self.num_envs)
-        return tuple(
-            self._physics.get_data(i, renderer.data) and renderer.render(self.render_mode)
-            for i, renderer in enumerate(self._renderers)
-        )
+        for i, renderer in enumerate(self._renderers):
+            self._physics.get_data(i, renderer.data)
+        return tuple(renderer.render(self.render_mode) for renderer in self._renderers)
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads and close the renderers."""
