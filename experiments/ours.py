@@ -83,24 +83,31 @@ def _learner(options: RunOptions, agent: agents.Agent, env: VectorEnv) -> Learne
         watcher = Watcher(options.env_id, agent=agent)
 
     def evaluate_agent(step_made: Callable[[], None]) -> EpisodeStats:
+        look: Callable[[WatchedStep], None] | None = None
         if watcher is not None:
             watcher.begin()
+            look = watcher.watch
 
         def watch(step: WatchedStep) -> None:
             step_made()
-            if watcher is not None:
-                watcher.watch(step)
+            if look is not None:
+                look(step)
 
         drawn = agent.predict_generator.get_state()
         try:
-            if isinstance(agent.action_space, spaces.Text):
-                from experiments.completions import evaluate_text
+            if not isinstance(agent.action_space, spaces.Text):
+                return evaluate(model, eval_env, options.eval_episodes, watch=watch)
+            from experiments.completions import evaluate_text
 
-                samples, problems = options.eval_samples, max(1, options.eval_episodes // options.eval_samples)
-                return evaluate_text(
-                    agent, eval_env, options.eval_episodes, samples=samples, problems=problems, watch=watch
-                )
-            return evaluate(model, eval_env, options.eval_episodes, watch=watch)
+            return evaluate_text(
+                agent,
+                eval_env,
+                options.eval_episodes,
+                samples=options.eval_samples,
+                problems=max(1, options.eval_episodes // options.eval_samples),
+                watch=look,
+                step_made=step_made,
+            )
         except Interrupted:
             agent.predict_generator.set_state(drawn)
             raise
