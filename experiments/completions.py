@@ -89,23 +89,20 @@ def evaluate_text(
     """`evaluate`, and pass@k for k = 1, 2, 4, ..., samples from so many responses drawn to each problem.
 
     samples: 1 leaves pass@k out; problems: how many of them, the first ones, it is measured on (all). watch: is shown
-    every step but those of pass@k. step_made: called at every step; may raise.
+    every step but those of pass@k. step_made: as for `evaluate`.
     """
     listener = _Listener(agent, episodes)
 
     def see(step: WatchedStep) -> None:
-        step_made()
         listener.watch(step)
         if watch is not None:
             watch(step)
 
-    stats = evaluate(listener, env, episodes, seed=seed, deterministic=deterministic, watch=see)
+    stats = evaluate(listener, env, episodes, seed=seed, deterministic=deterministic, watch=see, step_made=step_made)
     pass_at = {}
     if samples > 1:
         count = problems or episodes
-        drawn = evaluate(
-            agent, env, count, seed=seed, deterministic=False, samples=samples, watch=lambda step: step_made()
-        )
+        drawn = evaluate(agent, env, count, seed=seed, deterministic=False, samples=samples, step_made=step_made)
         solved = (drawn.returns >= SUCCESS).reshape(count, samples)
         pass_at = {k: pass_at_k(solved, k) for k in sorted({samples, *(2**i for i in range(samples.bit_length()))})}
     return TextStats(

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 import agents
-from agents.core.evaluation import EpisodeStats, WatchedStep, evaluate
+from agents.core.evaluation import EpisodeStats, evaluate
 from experiments.callbacks import Interrupted
 from experiments.environments import make_envs, make_eval_env, sees_screens
 from experiments.settings import RunOptions, plain
@@ -83,20 +83,13 @@ def _learner(options: RunOptions, agent: agents.Agent, env: VectorEnv) -> Learne
         watcher = Watcher(options.env_id, agent=agent)
 
     def evaluate_agent(step_made: Callable[[], None]) -> EpisodeStats:
-        look: Callable[[WatchedStep], None] | None = None
         if watcher is not None:
             watcher.begin()
-            look = watcher.watch
-
-        def watch(step: WatchedStep) -> None:
-            step_made()
-            if look is not None:
-                look(step)
-
+        watch = None if watcher is None else watcher.watch
         drawn = agent.predict_generator.get_state()
         try:
             if not isinstance(agent.action_space, spaces.Text):
-                return evaluate(model, eval_env, options.eval_episodes, watch=watch)
+                return evaluate(model, eval_env, options.eval_episodes, watch=watch, step_made=step_made)
             from experiments.completions import evaluate_text
 
             return evaluate_text(
@@ -105,7 +98,7 @@ def _learner(options: RunOptions, agent: agents.Agent, env: VectorEnv) -> Learne
                 options.eval_episodes,
                 samples=options.eval_samples,
                 problems=max(1, options.eval_episodes // options.eval_samples),
-                watch=look,
+                watch=watch,
                 step_made=step_made,
             )
         except Interrupted:

@@ -100,7 +100,7 @@ def new_learner(options: RunOptions) -> Learner:
         eval_env.close()
 
     def evaluate_model(step_made: Callable[[], None]) -> EpisodeStats:
-        return evaluate(predictor, eval_env, options.eval_episodes, watch=lambda step: step_made())
+        return evaluate(predictor, eval_env, options.eval_episodes, step_made=step_made)
 
     return Learner(model, evaluate_model, save, close, resumable=False)
 

@@ -54,12 +54,14 @@ def evaluate(
     deterministic: bool = True,
     samples: int = 1,
     watch: Callable[[WatchedStep], None] | None = None,
+    step_made: Callable[[], None] = lambda: None,
 ) -> EpisodeStats:
     """Run exactly the episodes with reset seeds seed, seed + 1, ..., so that short ones are not favoured.
 
     seed: from 2**31 on, where no training seed lies. env must not reset itself (envs.make_vec's do not). Environments
     without an episode left to run idle in finished ones; their steps are not counted. samples: episodes from each
     seed, one after another in the result, which then has episodes * samples entries. watch: is shown every step.
+    step_made: called after every step; what it raises ends the evaluation.
     """
     if autoreset_mode(env) is not AutoresetMode.DISABLED:
         raise ValueError("evaluation needs an environment without automatic resets; envs.make_vec makes one")
@@ -78,6 +80,7 @@ def evaluate(
         np.add.at(returns, running[active], rewards[active])
         np.add.at(lengths, running[active], 1)
         done = terminated | truncated
+        step_made()
         if watch is not None:
             watch(WatchedStep(seen, actions, rewards, infos, obs, done, np.where(active, running, -1)))
         if done.any():

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agents.core import evaluation
-from agents.core.evaluation import EpisodeStats, WatchedStep
+from agents.core.evaluation import EpisodeStats
 from experiments import ours, run
 from experiments.rundir import RunDir
 
@@ -133,13 +133,13 @@ def test_a_signal_cuts_an_evaluation_short_and_the_resumed_run_makes_it(
 ) -> None:
     stopped, steps = tmp_path / "stopped", itertools.count()
 
-    def evaluate(*args: Any, watch: Callable[[WatchedStep], None], **kwargs: Any) -> EpisodeStats:
-        def see(step: WatchedStep) -> None:
-            if next(steps) == 1250:  # in the second evaluation: episodes have 1000 steps
+    def evaluate(*args: Any, step_made: Callable[[], None], **kwargs: Any) -> EpisodeStats:
+        def stop_in_the_second() -> None:  # evaluation: its episodes have 1000 steps
+            if next(steps) == 1250:
                 os.kill(os.getpid(), signal.SIGTERM)
-            watch(step)
+            step_made()
 
-        return evaluation.evaluate(*args, watch=see, **kwargs)
+        return evaluation.evaluate(*args, step_made=stop_in_the_second, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(ours, "evaluate", evaluate)
