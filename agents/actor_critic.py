@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from agents.core import distributed
 from agents.core.agent import Agent
 from agents.core.arrays import Array
-from agents.core.buffer import Batch, Field
+from agents.core.buffer import Batch
 from agents.core.errors import check_settings
 from agents.core.flat import FlatAdam, FlatParameters, FlatRMSprop
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
@@ -192,9 +192,6 @@ class ActorCritic(Agent):
             "reward_scaler": self.reward_scaler,
         }
 
-    def schema(self) -> dict[str, Field]:
-        return self.policy.fields()
-
     def forget_episodes(self) -> None:
         self.reward_scaler.running = None
 
@@ -210,12 +207,6 @@ class ActorCritic(Agent):
         if self.arrays:
             obs = obs.numpy()
         return self.policy.act(self.normalizer(obs), self.generator)
-
-    def choose(self, obs: Any, deterministic: bool) -> Any:
-        return self.policy.choose(self.normalizer(obs), deterministic, self.predict_generator)
-
-    def to_env(self, action: Any, obs: Any) -> Any:
-        return self.policy.to_env(action, obs)
 
     # --- learning -----------------------------------------------------------------------------------------------
 

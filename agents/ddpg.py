@@ -200,9 +200,6 @@ class DDPG(Agent):
         seen = self.normalizer(obs)
         return self.actor.predict(seen) if deterministic else self.actor.explore(seen, self.predict_generator)
 
-    def to_env(self, action: Tensor, obs: Any) -> Any:
-        return self.actor.to_env(action, obs)
-
     def imitated(self) -> None:
         self.target_actor.load_state_dict(self.actor.state_dict())
 

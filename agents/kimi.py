@@ -199,12 +199,6 @@ class Kimi(Agent):
         )
         return {"version": np.full(len(episode_start), self.iterations), **fields}
 
-    def choose(self, obs: Any, deterministic: bool) -> Any:
-        return self.policy.choose(self.normalizer(obs), deterministic, self.predict_generator)
-
-    def to_env(self, action: Any, obs: Any) -> Any:
-        return self.policy.to_env(action, obs)
-
     # --- learning -----------------------------------------------------------------------------------------------
 
     def update(self) -> dict[str, float]:

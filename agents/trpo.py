@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agents.core import distributed
 from agents.core.agent import Agent
-from agents.core.buffer import Batch, Field
+from agents.core.buffer import Batch
 from agents.core.errors import Diverged, check_settings
 from agents.core.flat import FlatAdam, FlatParameters
 from agents.core.normalizer import ObservationNormalizer, RewardScaler
@@ -202,9 +202,6 @@ class TRPO(Agent):
             "reward_scaler": self.reward_scaler,
         }
 
-    def schema(self) -> dict[str, Field]:
-        return self.policy.fields()
-
     def forget_episodes(self) -> None:
         self.reward_scaler.running = None
 
@@ -213,12 +210,6 @@ class TRPO(Agent):
 
     def act(self, obs: Any, episode_start: np.ndarray) -> Mapping[str, Any]:
         return self.policy.act(self.normalizer(obs), self.generator)
-
-    def choose(self, obs: Any, deterministic: bool) -> Any:
-        return self.policy.choose(self.normalizer(obs), deterministic, self.predict_generator)
-
-    def to_env(self, action: Any, obs: Any) -> Any:
-        return self.policy.to_env(action, obs)
 
     def update(self) -> dict[str, float]:
         c, buffer = self.config, self.buffer

@@ -110,7 +110,7 @@ class Agent:
 
     def schema(self) -> dict[str, Field]:
         """The fields that `act` returns."""
-        raise NotImplementedError
+        return self.policy.fields()
 
     def rows_per_iteration(self) -> int:
         """Vector steps to collect before each update, at most."""
@@ -130,11 +130,11 @@ class Agent:
 
     def choose(self, obs: Any, deterministic: bool) -> Any:
         """Act in evaluation: actions [batch, ...] as stored."""
-        raise NotImplementedError
+        return self.policy.choose(self.normalizer(obs), deterministic, self.predict_generator)
 
     def to_env(self, action: Any, obs: Any) -> Any:
         """Stored actions as the environment takes them; obs: the raw observations they answer."""
-        raise NotImplementedError
+        return self.policy.to_env(action, obs)
 
     def update(self) -> Mapping[str, float | Tensor]:
         """Learn from the buffer; the metrics to log under train/."""
