@@ -2,9 +2,9 @@
 
 The state is a flat dict of plain numeric arrays, so that a checkpoint needs no pickle. Environments that know
 their own state (methods `get_state` and `set_state`) are asked for it, vector environments and those in a
-`SyncVectorEnv` alike; Gymnasium's classic control and grid worlds in one are covered here. Everything else, and any
-wrapper that could hold state of its own, is left out: `get_state` gives None rather than a state that would continue
-only almost alike.
+`SyncVectorEnv` alike; Gymnasium's classic control, grid worlds and Blackjack in one are covered here. Everything
+else, and any wrapper that could hold state of its own, is left out: `get_state` gives None rather than a state that
+would continue only almost alike.
 
 An environment of one's own takes part with two methods:
 
@@ -28,7 +28,7 @@ from gymnasium.envs.classic_control import (
     MountainCarEnv,
     PendulumEnv,
 )
-from gymnasium.envs.toy_text import CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
+from gymnasium.envs.toy_text import BlackjackEnv, CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
@@ -167,11 +167,33 @@ def _write_grid(base: Any, saved: dict[str, Any]) -> None:
     base.fickle_step = bool(saved["fickle_step"])
 
 
+_HAND = 22  # cards of which a hand can consist: 21 aces do not bust, the next one does
+_SUITS = ("C", "D", "H", "S")
+_FACES = ("A", *map(str, range(2, 10)), "J", "Q", "K")
+
+
+def _read_blackjack(base: Any) -> dict[str, Any]:
+    hands = {who: np.array(getattr(base, who, []), np.int64) for who in ("player", "dealer")}
+    drawn = hasattr(base, "player")
+    return {
+        **{who: np.pad(cards, (0, _HAND - len(cards))) for who, cards in hands.items()},
+        "suit": _SUITS.index(base.dealer_top_card_suit) if drawn else -1,
+        "face": _FACES.index(base.dealer_top_card_value_str) if drawn else -1,
+    }
+
+
+def _write_blackjack(base: Any, saved: dict[str, Any]) -> None:
+    base.player, base.dealer = ([int(card) for card in saved[who] if card] for who in ("player", "dealer"))
+    base.dealer_top_card_suit = _SUITS[int(saved["suit"])]
+    base.dealer_top_card_value_str = _FACES[int(saved["face"])]
+
+
 _GRID = _Way(_read_grid, _write_grid)
 _OWN = _Way(lambda base: base.get_state(), lambda base, saved: base.set_state(saved))
 # By class; subclasses may hold more and are not covered.
 _WAYS: dict[type, _Way] = {
     AcrobotEnv: _classic_control(4),
+    BlackjackEnv: _Way(_read_blackjack, _write_blackjack),
     CartPoleEnv: _classic_control(4),
     Continuous_MountainCarEnv: _classic_control(2),
     MountainCarEnv: _classic_control(2),

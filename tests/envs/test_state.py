@@ -86,6 +86,35 @@ def test_an_environment_of_one_s_own_that_gives_its_state_goes_on_bit_for_bit(li
         del gym.registry["test/Walk-v0"]
 
 
+def test_blackjack_goes_on_bit_for_bit():
+    env, fresh = (envs.make_vec("Blackjack-v1", 5) for _ in range(2))
+    set_state(fresh, get_state(env))
+    env.reset(seed=1)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(40)]
+    done = deal(env, actions[:13], np.zeros(5, dtype=bool))[1]
+    state = get_state(env)
+    expected, _ = deal(env, actions[13:], done)
+    set_state(fresh, state)
+    tables = [one.unwrapped for one in fresh.envs]
+    assert all(type(card) is int for table in tables for card in table.player + table.dealer)
+    assert deal(fresh, actions[13:], done)[0] == expected
+    shown = [[one.unwrapped.dealer_top_card_suit + one.unwrapped.dealer_top_card_value_str for one in each.envs]
+             for each in (env, fresh)]  # fmt: skip
+    assert shown[0] == shown[1]
+
+
+def deal(env, actions, done):
+    seen = []
+    for action in actions:
+        if done.any():
+            seen += [part.tobytes() for part in env.reset(options={"reset_mask": done})[0]]
+        obs, reward, terminated, truncated, _ = env.step(action)
+        seen += [part.tobytes() for part in (*obs, reward, terminated, truncated)]
+        done = terminated | truncated
+    return seen, done
+
+
 def walk(env, actions, done):
     seen = []
     for action in actions:
@@ -160,7 +189,6 @@ def test_before_the_first_reset(id):
 
 def test_unknown_environments_have_no_state():
     unknown = [
-        envs.make_vec("Blackjack-v1", 2),
         envs.make_vec("CartPole-v1", 2, wrappers=[TimeAwareObservation]),
         RecordEpisodeStatistics(envs.make_vec("CartPole-v1", 2)),
         RecordEpisodeStatistics(envs.make_vec("Swimmer-v5", 2)),
